@@ -1,0 +1,114 @@
+"""Flax NNX modules as pure functions of a nested dict of parameters.
+
+A module is built once without memory, split into its static graph and its
+parameters, and from then on only plain JAX transforms touch it. Every
+parameter carries the logical names of its dimensions under the metadata key
+`AXES`; one without them is an error, so nothing is replicated by accident.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+AXES = "axes"  # not NNX's own key: that one acts on its own under a mesh
+
+Params = dict[str, Any]
+
+
+def axes(init: Callable, *names: str | None) -> Callable:
+  """An initializer whose parameter remembers its dimensions' logical names."""
+  return nnx.with_metadata(init, **{AXES: names})
+
+
+@dataclasses.dataclass(frozen=True)
+class Pure:
+  """A model as functions of its parameters.
+
+  Attributes:
+    make: builds the module from `nnx.Rngs`.
+    graphdef: the module without its parameters.
+    shapes: nested dict of `jax.ShapeDtypeStruct`.
+    axes: the same dict of tuples of logical axis names.
+  """
+
+  make: Callable[[nnx.Rngs], nnx.Module]
+  graphdef: nnx.GraphDef
+  shapes: Params
+  axes: Params
+
+  def init(self, key: jax.Array) -> Params:
+    """Draws the parameters."""
+    return nnx.to_pure_dict(nnx.state(self.make(nnx.Rngs(params=key))))
+
+  def apply(self, params: Params, *args, method: str = "__call__", **kwargs):
+    """Calls the model, or one of its methods, with these parameters."""
+    module = nnx.merge(self.graphdef, params)
+    return getattr(module, method)(*args, **kwargs)
+
+  @property
+  def size(self) -> int:
+    """Number of parameters."""
+    return sum(int(np.prod(s.shape)) for s in jax.tree.leaves(self.shapes))
+
+
+def pure(make: Callable[[nnx.Rngs], nnx.Module]) -> Pure:
+  """Splits the module that `make` builds, without allocating it.
+
+  Raises:
+    TypeError: a parameter without logical axes, or state that is not a
+      parameter (caches and keys are arguments here).
+  """
+  module = nnx.eval_shape(lambda: make(nnx.Rngs(params=jax.random.key(0))))
+  graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+  if nnx.to_flat_state(rest):
+    raise TypeError(f"{rest} is not a parameter; pass it as an argument.")
+  names = {}
+  for path, variable in nnx.to_flat_state(params):
+    axis_names = variable.get_metadata().get(AXES)
+    if axis_names is None or len(axis_names) != len(variable.shape):
+      raise TypeError(
+        f"parameter {'.'.join(map(str, path))} of shape {variable.shape} has "
+        f"logical axes {axis_names}; initialize it through models.pure.axes "
+        "with one name a dimension."
+      )
+    names[path] = tuple(axis_names)
+  return Pure(
+    make, graphdef, nnx.to_pure_dict(params),
+    nnx.traversals.unflatten_mapping(names),
+  )
+
+
+def stack(make: Callable[[nnx.Rngs], nnx.Module], n: int, rngs: nnx.Rngs):
+  """`n` modules in one; every parameter gains a leading "layers" dimension."""
+  keys = jax.random.split(rngs.params(), n)
+  module = jax.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
+  for _, variable in nnx.to_flat_state(nnx.state(module, nnx.Param)):
+    names = variable.get_metadata()[AXES]
+    variable.set_metadata(**{AXES: ("layers", *names)})
+  return module
+
+
+REMAT = {
+  "none": None,
+  "attention": jax.checkpoint_policies.save_only_these_names("attn_residual"),
+  "layer": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def scan_layers(layers: nnx.Module, carry: Any, *args, remat: str = "none"):
+  """Runs stacked layers in order: carry = layer(carry, *args) for each.
+
+  `remat` says what the backward pass recomputes; a key of `REMAT`.
+  """
+
+  def body(carry, layer):
+    return layer(carry, *args), None
+
+  if remat != "none":
+    body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=False)
+  return jax.lax.scan(body, carry, layers)[0]

@@ -1,0 +1,105 @@
+"""The mesh and the one table from logical axes to mesh axes.
+
+A parameter names the meaning of its dimensions ("embed", "mlp", "heads", ...);
+`RULES` says which mesh axis splits each. To run on another mesh, change the
+mesh shape in the config and nothing else.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from pyramid_jax.config import ConfigError, MeshConfig
+
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+
+RULES: dict[str, str | tuple[str, ...] | None] = {
+  # activations
+  "batch": ("data", "fsdp"),  # rows of tokens, clips of video
+  "tokens": "sequence",
+  "time": "sequence",
+  "space": None,
+  "segments": None,
+  # parameters
+  "layers": None,
+  "embed": "fsdp",
+  "mlp": "tensor",
+  "heads": "tensor",
+  "head": None,
+  "vocabulary": "tensor",
+  "modulation": None,
+  "kernel": None,  # taps of a convolution
+  "channels_in": "fsdp",
+  "channels": "tensor",
+}
+
+
+def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
+  """Arranges the devices as (data, fsdp, tensor, sequence).
+
+  Raises:
+    ConfigError: the axes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else list(devices)
+  shape = [getattr(config, axis) for axis in MESH_AXES]
+  if shape.count(-1) == 1:
+    rest = int(np.prod([n for n in shape if n != -1]))
+    shape[shape.index(-1)] = max(len(devices) // rest, 1)
+  if -1 in shape or int(np.prod(shape)) != len(devices):
+    raise ConfigError(
+      f"config.mesh {dict(zip(MESH_AXES, shape, strict=True))} needs "
+      f"{int(np.prod(shape))} devices; there are {len(devices)}. Change one "
+      "axis, or set one of them to -1 to take what the others leave."
+    )
+  return jax.make_mesh(
+    shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices
+  )
+
+
+def spec(names: tuple[str | None, ...]) -> PartitionSpec:
+  """The mesh axes of an array whose dimensions have these logical names."""
+  return PartitionSpec(*(RULES[n] if n else None for n in names))
+
+
+def sharding(mesh: Mesh, *names: str | None) -> NamedSharding:
+  """`spec` on a mesh."""
+  return NamedSharding(mesh, spec(names))
+
+
+def tree_shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
+  """Shardings for a tree of arrays from a like tree of logical axis names.
+
+  A dimension that its mesh axes do not divide stays whole: a tiny model runs
+  on the mesh of a large one.
+  """
+
+  def one(shape, names):
+    parts = []
+    for size, part in zip(shape.shape, spec(names), strict=True):
+      axes_of_part = (part,) if isinstance(part, str) else part or ()
+      split = int(np.prod([mesh.shape[a] for a in axes_of_part]))
+      parts.append(part if size % split == 0 else None)
+    return NamedSharding(mesh, PartitionSpec(*parts))
+
+  return jax.tree.map(one, shapes, axes)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+  """Tells the compiler how an activation lies on the current mesh, if any."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(names))
+
+
+def place_batch(mesh: Mesh, batch: Any) -> Any:
+  """Makes global arrays of a host's rows; dimension 0 goes over the batch axes.
+
+  With several processes each passes the rows that its devices hold.
+  """
+  rows = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), batch
+  )
