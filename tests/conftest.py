@@ -1,0 +1,25 @@
+"""What every test shares: eight fake devices, and what `--full` adds."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+  )
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--full",
+    action="store_true",
+    help="also run what takes longer or needs torch",
+  )
+
+
+def pytest_ignore_collect(collection_path, config):
+  """Files named *_full.py are not even collected without --full."""
+  if collection_path.name.endswith("_full.py") and not config.option.full:
+    return True
+  return None
