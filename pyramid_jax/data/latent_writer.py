@@ -1,0 +1,352 @@
+"""Writes a store of latents, shard by shard, so that a killed run continues.
+
+What the folder holds is described in `latents`.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+
+from pyramid_jax.config import ConfigError
+from pyramid_jax.data import latents
+from pyramid_jax.data.latents import Example, Lengths, Metadata, NullPrompt
+
+
+class LatentWriter:
+  """Writes a store shard by shard; what a killed run finished is kept.
+
+  Every shard owns a fixed list of ids, and each of them must be added or
+  skipped before the shard counts as done: nothing is lost or doubled.
+  Processes may write different shards of one store; one calls `finish`.
+
+    writer = LatentWriter(folder, metadata, null, split_ids(ids, 64))
+    for index in writer.missing():
+      with writer.shard(index) as shard:
+        for id in writer.shards[index]:
+          shard.add(example)  # or shard.skip(id, reason)
+    writer.finish()
+
+  Raises:
+    ConfigError: the folder holds a store of other encoders, ids or version.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    metadata: Metadata,
+    null: NullPrompt,
+    shards: Sequence[Sequence[str]],
+  ):
+    self.path = pathlib.Path(path)
+    self.metadata = metadata
+    self.null = null
+    self.shards = [tuple(ids) for ids in shards]
+    seen: set[str] = set()
+    for id in (i for shard in self.shards for i in shard):
+      if id in seen:
+        raise ConfigError(f"The id {id!r} occurs twice; ids must be unique.")
+      seen.add(id)
+    self._start = {
+      "version": latents.VERSION,
+      **metadata.identity(),
+      "null": _digest(null.text, null.pooled),
+      "ids": hashlib.sha256(json.dumps(self.shards).encode()).hexdigest(),
+    }
+    self._begin()
+
+  def _begin(self):
+    """Starts the folder, or checks that this run continues it."""
+    self.path.mkdir(parents=True, exist_ok=True)
+    for name in ("metadata.json", "writing.json"):
+      if (self.path / name).exists():
+        old = json.loads((self.path / name).read_text())
+        changed = [
+          f"{k} {old.get(k)!r} -> {v!r}"
+          for k, v in self._start.items()
+          if old.get(k) != v
+        ]
+        if changed:
+          raise ConfigError(
+            f"{self.path} holds a store made with other inputs: "
+            f"{'; '.join(changed)}. Choose another folder, or delete this one."
+          )
+        return
+    _write(self.path / "null_prompt.npz", _npz(**_null_arrays(self.null)))
+    _write(self.path / "writing.json", json.dumps(self._start, indent=2))
+
+  @property
+  def complete(self) -> bool:
+    """Whether `finish` has run."""
+    return (self.path / "metadata.json").exists()
+
+  def done(self, index: int) -> bool:
+    """Whether a shard is finished."""
+    return self.complete or self._file(index).exists()
+
+  def missing(self) -> list[int]:
+    """Shards that still have to be written."""
+    return [i for i in range(len(self.shards)) if not self.done(i)]
+
+  @property
+  def done_ids(self) -> set[str]:
+    """Ids of the finished shards, skipped ones included."""
+    done = [s for i, s in enumerate(self.shards) if self.done(i)]
+    return {i for shard in done for i in shard}
+
+  def _file(self, index: int) -> pathlib.Path:
+    return self.path / latents.shard_name(index, len(self.shards))
+
+  def _notes(self, index: int) -> pathlib.Path:
+    return self.path / f"shard-{index:05d}.json"
+
+  @contextlib.contextmanager
+  def shard(self, index: int) -> Iterator["ShardWriter"]:
+    """A writer of one shard, which counts as finished on a clean exit.
+
+    Raises:
+      ValueError: an id of the shard was neither added nor skipped.
+      OSError: the records did not reach the disk whole.
+    """
+    part = self._file(index).with_suffix(".partial")
+    shard = ShardWriter(part, self.metadata, self.shards[index])
+    try:
+      yield shard
+      notes = shard.close()
+    finally:
+      shard.abandon()
+    _write(self._notes(index), json.dumps(notes))
+    os.replace(part, self._file(index))  # from here on it is done
+
+  def finish(self) -> None:
+    """Writes index and metadata, after which the store can be opened.
+
+    Raises:
+      ConfigError: shards are missing, or every input was skipped.
+    """
+    if self.complete:
+      self._clean()
+      return
+    if missing := self.missing():
+      raise ConfigError(
+        f"{self.path} lacks {len(missing)} of {len(self.shards)} shards (first:"
+        f" {missing[0]}); run the same command again to write them."
+      )
+    notes = [
+      json.loads(self._notes(i).read_text()) for i in range(len(self.shards))
+    ]
+    skipped = [line for note in notes for line in note["skipped"]]
+    sizes = np.array([s for n in notes for s in n["sizes"]], np.int32)
+    if not len(sizes):
+      raise ConfigError(
+        f"No clip could be stored in {self.path}: all {len(skipped)} inputs "
+        f"were skipped; the first because {skipped[0]['reason']}"
+        if skipped
+        else f"There is no clip to store in {self.path}."
+      )
+    names = [f.name for f in dataclasses.fields(Lengths)]
+    index = dict(zip(names, sizes.T, strict=True))
+    _write(self.path / "index.npz", _npz(**index))
+    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in skipped]
+    _write(self.path / "skipped.jsonl", "".join(lines))
+    _write_tfds(self.path, notes)
+    digests = [d for n in notes for d in n["digests"]]
+    content = json.dumps([self._start, digests]).encode()
+    values = {
+      **self._start,
+      **dataclasses.asdict(self.metadata),
+      "clips": len(sizes),
+      "skipped": len(skipped),
+      "shard_lengths": [len(n["sizes"]) for n in notes],
+      "fingerprint": hashlib.sha256(content).hexdigest(),
+    }
+    _write(self.path / "metadata.json", json.dumps(values, indent=2))
+    self._clean()
+
+  def _clean(self):
+    """Removes what only the writer needs."""
+    for path in (self.path / "writing.json", *self.path.glob("shard-*.json")):
+      path.unlink(missing_ok=True)
+
+
+class ShardWriter:
+  """One shard while it is written; made by `LatentWriter.shard`."""
+
+  def __init__(self, path: pathlib.Path, metadata: Metadata, ids):
+    self._path = path
+    self._metadata = metadata
+    self._left = set(ids)
+    self._notes = {"sizes": [], "digests": [], "bytes": 0, "skipped": []}
+    self._writer = array_record_module.ArrayRecordWriter(
+      str(path),
+      "group_size:1,uncompressed",  # latents do not compress
+    )
+
+  def _take(self, id: str):
+    if id not in self._left:
+      raise ValueError(
+        f"The id {id!r} does not belong to this shard or was given twice."
+      )
+    self._left.remove(id)
+
+  def add(self, example: Mapping[str, Any]) -> None:
+    """Stores id, caption, latent [T, h, w, C], text [n, E], pooled [P],
+    frames, height and width (of the video, in frames and pixels).
+
+    Raises:
+      ValueError: an array of another shape than the metadata says, or a
+        non-finite value; the id is named.
+    """
+    example = _checked(example, self._metadata)
+    self._take(example["id"])
+    record = latents.features().serialize_example(
+      latents.features().encode_example(_encode(example))
+    )
+    self._writer.write(record)
+    size = (*example["latent"].shape[:3], len(example["text"]))
+    self._notes["sizes"].append([int(n) for n in size])
+    self._notes["digests"].append(
+      _digest(*(example[k] for k in sorted(example)))
+    )
+    self._notes["bytes"] += len(record)
+
+  def skip(self, id: str, reason: str, **more: Any) -> None:
+    """Notes an input that is left out, for skipped.jsonl."""
+    self._take(id)
+    self._notes["skipped"].append({"id": id, "reason": reason, **more})
+
+  def abandon(self) -> None:
+    """Closes the file without finishing the shard."""
+    if self._writer.is_open():
+      self._writer.close()
+
+  def close(self) -> dict[str, Any]:
+    """Brings the records to the disk and returns the shard's index."""
+    if self._left:
+      raise ValueError(
+        f"{len(self._left)} ids of the shard were neither added nor skipped, "
+        f"among them {min(self._left)!r}."
+      )
+    self._writer.close()
+    with open(self._path, "rb") as file:
+      os.fsync(file.fileno())
+    reader = array_record_module.ArrayRecordReader(str(self._path))
+    stored = reader.num_records()
+    reader.close()
+    if stored != len(self._notes["sizes"]):
+      raise OSError(
+        f"{self._path} holds {stored} of {len(self._notes['sizes'])} records; "
+        "is the disk full? Run the same command again to redo this shard."
+      )
+    return self._notes
+
+
+def split_ids(ids: Sequence[str], per_shard: int) -> list[list[str]]:
+  """Ids of each shard, in order, about `per_shard` to one."""
+  shards = max(1, -(-len(ids) // per_shard))
+  return [list(part) for part in np.array_split(np.array(ids, object), shards)]
+
+
+def _checked(example: Mapping[str, Any], metadata: Metadata) -> Example:
+  """The example with the store's dtypes, or an error that names its id."""
+  example = dict(example)
+  wanted = {
+    "latent": ((None, None, None, metadata.latent_channels), "latent_dtype"),
+    "text": ((None, metadata.text_dim), "text_dtype"),
+    "pooled": ((metadata.pooled_dim,), None),
+  }
+  for key, (shape, field) in wanted.items():
+    dtype = getattr(metadata, field) if field else "float32"
+    array = np.ascontiguousarray(example[key], np.dtype(dtype))
+    if array.ndim != len(shape) or any(
+      n == 0 or m not in (None, n)
+      for n, m in zip(array.shape, shape, strict=True)
+    ):
+      raise ValueError(
+        f"{key} of {example['id']!r} has shape {array.shape}; the store holds "
+        f"{shape}."
+      )
+    if not np.isfinite(array.astype(np.float32)).all():
+      raise ValueError(f"{key} of {example['id']!r} has non-finite values.")
+    example[key] = array
+  return example
+
+
+def _encode(example: Example) -> Example:
+  record = {k: example[k] for k in ("id", "caption", "pooled", *latents.SIZES)}
+  for key in latents.ARRAYS:
+    record[key] = example[key].tobytes()
+    record[f"{key}_dtype"] = example[key].dtype.name
+    record[f"{key}_shape"] = np.array(example[key].shape, np.int32)
+  return record
+
+
+def _null_arrays(null: NullPrompt) -> dict[str, np.ndarray]:
+  text = np.ascontiguousarray(null.text)
+  return {
+    "text": np.frombuffer(text.tobytes(), np.uint8),
+    "dtype": np.array(text.dtype.name),
+    "shape": np.array(text.shape),
+    "pooled": np.asarray(null.pooled, np.float32),
+  }
+
+
+def _digest(*values: Any) -> str:
+  """A hash of arrays and plain values."""
+  digest = hashlib.blake2b(digest_size=16)
+  for value in values:
+    if isinstance(value, np.ndarray):
+      digest.update(f"{value.dtype.name}{value.shape}".encode())
+      digest.update(np.ascontiguousarray(value).view(np.uint8))
+    else:
+      digest.update(f"{value!r}".encode())
+  return digest.hexdigest()
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+  file = io.BytesIO()
+  np.savez_compressed(file, **arrays)
+  return file.getvalue()
+
+
+def _write(path: pathlib.Path, content: str | bytes) -> None:
+  """Writes a file whole or not at all."""
+  content = content.encode() if isinstance(content, str) else content
+  beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+  with open(beside, "wb") as file:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(beside, path)
+
+
+def _write_tfds(path: pathlib.Path, notes: Sequence[Mapping[str, Any]]) -> None:
+  """Writes the files that make the folder a TFDS dataset."""
+  template = tfds.core.ShardedFileTemplate(
+    data_dir=path,
+    dataset_name="latents",
+    split="train",
+    filetype_suffix="array_record",
+  )
+  split = tfds.core.SplitInfo(
+    name="train",
+    shard_lengths=[len(n["sizes"]) for n in notes],
+    num_bytes=sum(n["bytes"] for n in notes),
+    filename_template=template,
+  )
+  tfds.folder_dataset.write_metadata(
+    data_dir=path,
+    features=latents.features(),
+    split_infos=[split],
+    check_data=False,
+    description="Video latents with text features.",
+  )

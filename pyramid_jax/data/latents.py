@@ -1,0 +1,231 @@
+"""The stored dataset: latents, text features, pooled vectors, sizes.
+
+A store is a folder that TFDS reads as well (`builder_from_directory(folder)
+.as_data_source()`), in ArrayRecord shards, with beside them
+
+  metadata.json    what the latents mean and where they come from; it appears
+                   last, so a folder without it is unfinished
+  index.npz        the sizes of every clip: planning reads no record
+  null_prompt.npz  features of the empty prompt
+  skipped.jsonl    inputs left out, with the reason
+
+A latent is a posterior sample seeded by the clip's id, in float32 and not
+normalised. Arrays are raw bytes plus dtype and shape: five times faster to
+read than TFDS tensors, and the only way to keep bfloat16.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes  # noqa: F401  numpy learns the name "bfloat16"
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source
+
+from pyramid_jax.config import ConfigError
+
+VERSION = 1
+ARRAYS = ("latent", "text")
+SIZES = ("frames", "height", "width")
+Example = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+  """Shift and scale of latents: normalised = (latent - shift) * scale."""
+
+  shift: float = 0.0  # the first frame, and images
+  scale: float = 1.0
+  video_shift: float = 0.0  # later frames
+  video_scale: float = 1.0
+
+  def normalise(self, latent_THWC: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over the data; float32."""
+    first = (latent_THWC[:1].astype(np.float32) - self.shift) * self.scale
+    later = latent_THWC[1:].astype(np.float32) - self.video_shift
+    return np.concatenate([first, later * self.video_scale]).astype(np.float32)
+
+  def restore(self, latent_THWC: np.ndarray) -> np.ndarray:
+    """The inverse of `normalise`."""
+    first = latent_THWC[:1] / self.scale + self.shift
+    later = latent_THWC[1:] / self.video_scale + self.video_shift
+    return np.concatenate([first, later]).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+  """What every clip of a store shares.
+
+  The paths say where VAE and text encoder lay; the fingerprints say which
+  they were, so a store stays the same when those folders move.
+  """
+
+  vae_fingerprint: str
+  text_fingerprint: str
+  latent_channels: int
+  text_dim: int
+  pooled_dim: int
+  statistics: Statistics = Statistics()
+  latent_dtype: str = "float32"
+  text_dtype: str = "float32"  # or "bfloat16"
+  vae_path: str = ""
+  text_path: str = ""
+
+  def identity(self) -> dict[str, Any]:
+    """Everything but the paths."""
+    values = dataclasses.asdict(self)
+    return {k: v for k, v in values.items() if not k.endswith("_path")}
+
+
+@dataclasses.dataclass(frozen=True)
+class NullPrompt:
+  """Features of the prompt that stands for a dropped one."""
+
+  text: np.ndarray  # [n, E], valid tokens only
+  pooled: np.ndarray  # [P]
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+  """Sizes of every clip, in stored order: all that planning needs."""
+
+  frames: np.ndarray  # latent frames
+  height: np.ndarray  # of the latent
+  width: np.ndarray
+  text: np.ndarray  # valid text tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentStore:
+  """A finished store; `store[i]` reads one clip as a dict of numpy arrays.
+
+  Keys: id, caption, latent [T, h, w, C], text [n, E], pooled [P], frames,
+  height, width (of the video). Picklable, safe to read from threads.
+  """
+
+  path: pathlib.Path
+  metadata: Metadata
+  null: NullPrompt
+  lengths: Lengths
+  fingerprint: str
+  records: array_record_data_source.ArrayRecordDataSource
+
+  def __len__(self) -> int:
+    return len(self.lengths.frames)
+
+  def __getitem__(self, i: int) -> Example:
+    return _decode(features().deserialize_example_np(self.records[i]))
+
+
+def open_store(path: str | os.PathLike) -> LatentStore:
+  """Opens a finished store.
+
+  Raises:
+    ConfigError: there is none, it is unfinished, or of another version.
+  """
+  path = pathlib.Path(path)
+  if not (path / "metadata.json").exists():
+    if (path / "writing.json").exists():
+      raise ConfigError(
+        f"The store {path} is incomplete: its encoding was interrupted. Run "
+        "the same pyramid-encode command again; it continues."
+      )
+    raise ConfigError(
+      f"{path} holds no stored latents (no metadata.json); write them with "
+      "pyramid-encode --out."
+    )
+  values = json.loads((path / "metadata.json").read_text())
+  if values["version"] != VERSION:
+    raise ConfigError(
+      f"The store {path} has format version {values['version']}; this program "
+      f"reads version {VERSION}. Encode the data again."
+    )
+  names = {f.name for f in dataclasses.fields(Metadata)}
+  metadata = Metadata(
+    **{k: v for k, v in values.items() if k in names - {"statistics"}},
+    statistics=Statistics(**values["statistics"]),
+  )
+  with np.load(path / "index.npz") as file:
+    lengths = Lengths(**{k: file[k] for k in file.files})
+  with np.load(path / "null_prompt.npz") as file:
+    null = NullPrompt(
+      _from_bytes(file["text"].tobytes(), str(file["dtype"]), file["shape"]),
+      file["pooled"],
+    )
+  counts = values["shard_lengths"]
+  records = array_record_data_source.ArrayRecordDataSource(
+    [
+      f"{path / shard_name(i, len(counts))}[0:{n}]"
+      for i, n in enumerate(counts)
+    ]
+  )
+  return LatentStore(
+    path, metadata, null, lengths, values["fingerprint"], records
+  )
+
+
+def open_stores(paths: Sequence[str | os.PathLike]) -> list[LatentStore]:
+  """Opens the stores of a mixture.
+
+  Raises:
+    ConfigError: there is none, or they come from different encoders.
+  """
+  if not paths:
+    raise ConfigError(
+      "config.latents.sources is empty; name a folder that pyramid-encode "
+      "wrote."
+    )
+  stores = [open_store(path) for path in paths]
+  first = stores[0].metadata.identity()
+  for store in stores[1:]:
+    other = store.metadata.identity()
+    differ = [k for k in first if first[k] != other[k]]
+    if differ:
+      raise ConfigError(
+        f"The stores {stores[0].path} and {store.path} differ in "
+        + "; ".join(f"{k}: {first[k]!r} and {other[k]!r}" for k in differ)
+        + ". Encode both with the same VAE and text encoder."
+      )
+  return stores
+
+
+def shard_name(index: int, shards: int) -> str:
+  return f"latents-train.array_record-{index:05d}-of-{shards:05d}"
+
+
+@functools.cache
+def features() -> tfds.features.FeaturesDict:
+  """The record as TFDS describes it."""
+  raw = tfds.features.Tensor(shape=(), dtype=np.bytes_)
+  whole = tfds.features.Scalar(np.int32)
+  return tfds.features.FeaturesDict(
+    {
+      "id": tfds.features.Text(),
+      "caption": tfds.features.Text(),
+      **{k: raw for k in ARRAYS},
+      **{f"{k}_dtype": tfds.features.Text() for k in ARRAYS},
+      "latent_shape": tfds.features.Tensor(shape=(4,), dtype=np.int32),
+      "text_shape": tfds.features.Tensor(shape=(2,), dtype=np.int32),
+      "pooled": tfds.features.Tensor(shape=(None,), dtype=np.float32),
+      **{k: whole for k in SIZES},
+    }
+  )
+
+
+def _decode(record: Example) -> Example:
+  example = {k: record[k].decode() for k in ("id", "caption")}
+  example |= {k: int(record[k]) for k in SIZES}
+  for key in ARRAYS:
+    example[key] = _from_bytes(
+      record[key], record[f"{key}_dtype"].decode(), record[f"{key}_shape"]
+    )
+  return example | {"pooled": record["pooled"]}
+
+
+def _from_bytes(raw: bytes, dtype: str, shape: np.ndarray) -> np.ndarray:
+  return np.frombuffer(raw, np.dtype(dtype)).reshape(shape)
