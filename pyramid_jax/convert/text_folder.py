@@ -1,0 +1,240 @@
+"""Text encoders and tokenizers in a folder of the released layout.
+
+SD3-type: text_encoder (CLIP-L), text_encoder_2 (CLIP-G), text_encoder_3 (T5);
+flux-type: text_encoder (CLIP-L), text_encoder_2 (T5); beside each its
+tokenizer. Every size comes from the `config.json` of the component.
+
+Legend: B prompts, M T5 tokens, E T5 width, P pooled width.
+"""
+
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh
+
+from pyramid_jax import config as settings
+from pyramid_jax import sharding
+from pyramid_jax.config import ConfigError, TextConfig
+from pyramid_jax.convert import names, snapshot, text
+from pyramid_jax.convert.snapshot import SnapshotError
+from pyramid_jax.data.tokenize import CLIPTokenizer, T5Tokenizer
+from pyramid_jax.models.pure import Params, pure
+from pyramid_jax.models.text import TextConfigs, TextModel, combine
+
+# For each kind: our name -> number of the folder.
+PARTS = {
+  "sd3": {"clip_l": "", "clip_g": "_2", "t5": "_3"},
+  "flux": {"clip_l": "", "t5": "_2"},
+}
+
+
+class TextEncoder:
+  """Prompts to what the diffusion model takes: features and a vector.
+
+  Attributes:
+    configs: the sizes of the encoders.
+    params: their parameters, placed on the device or the mesh.
+    tokenizers: by part, as the folder names them in `PARTS`.
+    text_dim, pooled_dim: widths E and P of the result.
+    batch: prompts encoded at once; one compiled shape.
+  """
+
+  def __init__(
+    self,
+    configs: TextConfigs,
+    params: Params,
+    tokenizers: Mapping[str, T5Tokenizer | CLIPTokenizer],
+    *,
+    batch: int = 16,
+    mesh: Mesh | None = None,
+  ):
+    self.configs, self.tokenizers, self.mesh = configs, tokenizers, mesh
+    self.text_dim, self.pooled_dim = configs.t5.width, configs.pooled
+    model = _model(configs)
+    if mesh is None:
+      self.batch = batch
+      self.params = jax.device_put(params)
+    else:
+      split = int(np.prod([mesh.shape[a] for a in sharding.RULES["batch"]]))
+      self.batch = -(-batch // split) * split
+      self.params = jax.device_put(
+        params, sharding.tree_shardings(mesh, model.shapes, model.axes)
+      )
+    self._apply = jax.jit(model.apply)
+
+  def encode(
+    self, prompts: Sequence[str]
+  ) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each prompt its features [n, E] and pooled [P], float32.
+
+    n is the number of valid T5 tokens; a prompt without words has one, the
+    end token. Prompts that are too long are cut with a warning.
+    """
+    result = []
+    for start in range(0, len(prompts), self.batch):
+      part = list(prompts[start : start + self.batch])
+      padding = self.batch - len(part)
+      t5_BM, mask_BM = self.tokenizers["t5"](part)
+      clips = [
+        tokenizer(part)
+        for name, tokenizer in self.tokenizers.items()
+        if name != "t5"
+      ]
+      inputs = [
+        np.pad(x, ((0, padding), (0, 0))) for x in (t5_BM, mask_BM, *clips)
+      ]
+      features_BME, pooled_BP = self._call(inputs)
+      result += [
+        (features_BME[row, : mask_BM[row].sum()].copy(), pooled_BP[row].copy())
+        for row in range(len(part))
+      ]
+    return result
+
+  def _call(self, inputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    if self.mesh is None:
+      return jax.device_get(self._apply(self.params, *inputs))
+    with jax.set_mesh(self.mesh):
+      inputs = sharding.place_batch(self.mesh, inputs)
+      return jax.device_get(self._apply(self.params, *inputs))
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """SHA-256 over configs, parameters and tokenizer files.
+
+    The same on every machine, mesh and batch size; what is stored with it can
+    be trusted to come from these encoders.
+    """
+    digest = hashlib.sha256(settings.to_json(self.configs).encode())
+    for path, x in sorted(traverse_util.flatten_dict(self.params).items()):
+      x = np.ascontiguousarray(jax.device_get(x))
+      digest.update(f"{path} {x.dtype} {x.shape}".encode())
+      digest.update(x.view(np.uint8).data)
+    for part, tokenizer in sorted(self.tokenizers.items()):
+      digest.update(f"{part} {tokenizer.limit}".encode())
+      for file, content in sorted(tokenizer.files.items()):
+        digest.update(f"{file} {len(content)}".encode() + content)
+    return digest.hexdigest()
+
+
+def from_config(config: TextConfig, **options) -> TextEncoder:
+  """The encoder that the settings name; `options` as `load_text_encoder`."""
+  if not config.path:
+    raise ConfigError(
+      "config.text.path is empty; name the folder with text_encoder*, "
+      "tokenizer*."
+    )
+  return load_text_encoder(
+    config.path, config.kind, max_tokens=config.max_tokens, **options
+  )
+
+
+def load_text_encoder(
+  folder: str | os.PathLike,
+  kind: str = "sd3",
+  *,
+  dtype: str = "bfloat16",
+  max_tokens: int = 128,
+  batch: int = 16,
+  mesh: Mesh | None = None,
+) -> TextEncoder:
+  """Reads encoders and tokenizers; parameters are kept in `dtype`.
+
+  With a mesh, parameters and batches are split over its devices.
+
+  Raises:
+    ConfigError: an unknown kind, or a config.json we cannot build.
+    SnapshotError: a folder or file is missing or broken, or a tokenizer gives
+      ids that its encoder does not have.
+    NameTableError: tensors that are missing, unknown or misshaped.
+    TokenizerError: tokenizer files that are missing or broken.
+  """
+  folder = pathlib.Path(folder)
+  if kind not in PARTS:
+    raise ConfigError(
+      f"text kind {kind!r} is unknown; use one of {', '.join(PARTS)}."
+    )
+  configs, params, tokenizers = {}, {}, {}
+  for part, number in PARTS[kind].items():
+    here = folder / f"text_encoder{number}"
+    build = text.t5_config if part == "t5" else text.clip_config
+    configs[part] = build(snapshot.read_json(here / "config.json"), dtype)
+  clips = [c for part, c in configs.items() if part != "t5"]
+  combined = combine(kind, configs["t5"], clips)
+  shapes = jax.tree.map(
+    lambda s: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype)),
+    _model(combined).shapes,
+  )
+  for (part, number), config in zip(
+    PARTS[kind].items(), (*combined.clips, combined.t5), strict=True
+  ):
+    here = folder / f"text_encoder{number}"
+    tokens = folder / f"tokenizer{number}"
+    read = text.t5_from_torch if part == "t5" else text.clip_from_torch
+    try:
+      params[part] = read(config, snapshot.Tensors(here), shapes[part])
+    except names.NameTableError as error:
+      raise names.NameTableError(f"{here}: {error}") from error
+    tokenizers[part] = (
+      T5Tokenizer(tokens, max_tokens)
+      if part == "t5"
+      else CLIPTokenizer(tokens, config.positions)
+    )
+    if tokenizers[part].vocabulary > config.vocabulary:
+      raise SnapshotError(
+        f"{tokens} gives {tokenizers[part].vocabulary} ids, {here} has "
+        f"{config.vocabulary}; they are not of one model."
+      )
+  return TextEncoder(combined, params, tokenizers, batch=batch, mesh=mesh)
+
+
+def write_text_encoder(
+  folder: str | os.PathLike,
+  configs: TextConfigs,
+  params: Params,
+  tokenizer_files: Mapping[str, Mapping[str, bytes]],
+  *,
+  shard_bytes: int = snapshot.SHARD_BYTES,
+):
+  """Writes a folder that `load_text_encoder` reads, whole or not at all.
+
+  `tokenizer_files` gives, by part, the content of each file of its tokenizer;
+  `TextEncoder.tokenizers[part].files` has that form.
+
+  Raises:
+    SnapshotError: the folder already exists.
+  """
+  parts = PARTS[configs.kind]
+
+  def write(folder: pathlib.Path):
+    for (part, number), config in zip(
+      parts.items(), (*configs.clips, configs.t5), strict=True
+    ):
+      to_json, to_torch = (
+        (text.t5_json, text.t5_to_torch)
+        if part == "t5"
+        else (text.clip_json, text.clip_to_torch)
+      )
+      snapshot.write_component(
+        folder / f"text_encoder{number}",
+        to_json(config),
+        to_torch(config, params[part]),
+        shard_bytes,
+      )
+      tokens = folder / f"tokenizer{number}"
+      tokens.mkdir()
+      for file, content in tokenizer_files[part].items():
+        (tokens / file).write_bytes(content)
+
+  snapshot.write_beside(folder, write)
+
+
+def _model(configs: TextConfigs) -> Any:
+  return pure(lambda rngs: TextModel(configs, rngs=rngs))
