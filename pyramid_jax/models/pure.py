@@ -78,7 +78,9 @@ def pure(make: Callable[[nnx.Rngs], nnx.Module]) -> Pure:
       )
     names[path] = tuple(axis_names)
   return Pure(
-    make, graphdef, nnx.to_pure_dict(params),
+    make,
+    graphdef,
+    nnx.to_pure_dict(params),
     nnx.traversals.unflatten_mapping(names),
   )
 
