@@ -1,0 +1,214 @@
+"""Training inputs and loss against the released code, and their algebra."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pyramid_jax.flow import history, objective, resample, schedule
+from tests import reference
+from tests.flow import packed
+
+FILES = [
+  "noise_train_full_T5",
+  "noise_train_tp_T5_2_3_4",
+  "noise_train_tp_T5_5_5_5",
+  "noise_train_tp_T9_1_1_9",
+  "noise_train_tp_T9_9_9_1",
+  "noise_train_tp_T9_fpu2_2_4_5",
+]
+SCHEDULE = schedule.make_schedule()
+inputs = jax.jit(
+  functools.partial(objective.training_inputs, schedule=SCHEDULE)
+)
+
+
+def channels_last(x):
+  """[1, C, T, H, W] -> [T, H, W, C]."""
+  return np.moveaxis(x[0], 0, -1)
+
+
+def recorded(file):
+  """Segments and draws of a file's three columns, sample i at stage i."""
+  take = iter(sorted(file.under("in/draw").items()))
+  latent, noise = file["in/latent"], next(take)[1]
+  segments, draws = [], []
+  for stage in range(3):
+    video = channels_last(latent[stage : stage + 1])
+    noises = resample.noise_pyramid(channels_last(noise[stage : stage + 1]), 3)
+    if file.config["case"]["temporal"]:
+      per_unit = file.config["pipe"].get("frame_per_unit", 1)
+      unit = file.config["case"]["units"][stage] - 1
+      clips = history.clips(unit, stage, per_unit)
+    else:
+      clips = history.full_sequence(len(video), stage)
+    u, corruption = next(take)[1], next(take)[1] / 3
+    target = noises[stage][clips[-1].start : clips[-1].stop]
+    newest_first = [target] + [channels_last(next(take)[1]) for _ in clips[:-1]]
+    tokens = [resample.patchify(x, 2) for x in reversed(newest_first)]
+    segments.append((packed.segment(video, clips, 3), clips))
+    draws.append((np.concatenate(tokens), u[0], corruption[0]))
+  assert next(take, None) is None, "a draw was left over"
+  return segments, draws
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_packed_training_inputs_equal_the_released_code(name):
+  file = reference.load(name)
+  segments, draws = recorded(file)
+  tokens = sum(len(s["frame"]) for s, _ in segments)
+  length = tokens + 7
+  rows = packed.row([s for s, _ in segments], length, slots=4)
+  noise = np.concatenate([d[0] for d in draws])
+  out = inputs(
+    rows,
+    objective.Draws(
+      np.pad(noise, [(0, 7), (0, 0)])[None],
+      np.array([[d[1] for d in draws] + [0]], np.float32),
+      np.array([[d[2] for d in draws] + [0]], np.float32),
+    ),
+  )
+  at = 0
+  close = dict(rtol=0, atol=2e-6)  # float32 rounding at |x| < 8, sums differ
+  for stage, (_, clips) in enumerate(segments):
+    np.testing.assert_allclose(
+      out.timestep[0, stage], file[f"out/timesteps/{stage}"][0], atol=6e-5
+    )
+    for i, clip in enumerate(clips):
+      expected = channels_last(file[f"out/stage_input/s{stage}/c{i}"])
+      t, height, width, _ = expected.shape
+      size = t * height * width // 4
+      unpack = lambda x, at=at, size=size, shape=(t, height // 2, width // 2): (
+        resample.unpatchify(x[0, at : at + size], *shape, 2)
+      )
+      assert t == clip.stop - clip.start
+      np.testing.assert_allclose(unpack(out.x), expected, **close)
+      if i == len(clips) - 1:
+        expected = channels_last(file[f"out/targets/{stage}"])
+        np.testing.assert_allclose(unpack(out.target), expected, **close)
+      else:
+        assert not unpack(out.target).any()
+      at += size
+  assert at == tokens
+  assert not out.x[0, at:].any() and not out.target[0, at:].any()
+
+
+def example(seed=0):
+  """Three segments, one a stage, and the draws of a row that holds them."""
+  rng = np.random.default_rng(seed)
+  video = rng.standard_normal((3, 16, 16, 4)).astype(np.float32)
+  return [
+    packed.segment(video, history.clips(unit, stage, 1), 3)
+    for unit, stage in ((2, 0), (1, 1), (2, 2))
+  ]
+
+
+def test_x_moves_from_start_to_end_along_the_target():
+  rows = packed.row(example(), 200, slots=3)
+  draws = objective.draw(jax.random.key(0), rows)
+  at = lambda u: inputs(rows, draws._replace(u=jnp.full((1, 3), u)))
+  start, middle, last = at(0.0), at(0.25), at(0.9999999)
+  np.testing.assert_array_equal(start.timestep[0], SCHEDULE.timesteps[:, 0])
+  np.testing.assert_allclose(last.timestep[0], SCHEDULE.timesteps[:, 999])
+  # float32 rounding
+  close = dict(rtol=0, atol=2e-6)
+  np.testing.assert_allclose(start.x - middle.x, 0.25 * start.target, **close)
+  np.testing.assert_allclose(start.x - last.x, 0.999 * start.target, **close)
+  targets = rows["is_target"][0]
+  sigma = SCHEDULE.start_sigma[rows["stage"][0]][rows["segment"][0] - 1]
+  np.testing.assert_allclose(
+    start.x[0, targets],
+    (
+      sigma[:, None] * draws.noise[0] + (1 - sigma)[:, None] * rows["coarse"][0]
+    )[targets],
+    **close,
+  )
+
+
+def test_history_is_corrupted_by_one_strength_a_segment():
+  rows = packed.row(example(), 200, slots=3)
+  draws = objective.draw(jax.random.key(0), rows)
+  out = inputs(rows, draws)
+  for i in range(3):
+    past = (rows["segment"][0] == i + 1) & ~rows["is_target"][0]
+    share = (out.x[0] - rows["clean"][0])[past] / (
+      draws.noise[0] - rows["clean"][0]
+    )[past]
+    # a quotient of float32 numbers; the median is free of small divisors
+    np.testing.assert_allclose(
+      np.median(share), draws.corruption[0, i], atol=1e-5
+    )
+  clean = inputs(rows, draws._replace(corruption=jnp.zeros((1, 3))))
+  past = ~rows["is_target"]
+  np.testing.assert_array_equal(clean.x[past], rows["clean"][past])
+
+
+def test_draws_have_their_laws():
+  rows = packed.batch([packed.row(example(), 200, slots=64)] * 32)
+  draws = objective.draw(jax.random.key(1), rows)
+  # 5 standard errors
+  np.testing.assert_allclose(draws.noise.mean(), 0, atol=5 / np.sqrt(102400))
+  np.testing.assert_allclose(draws.noise.var(), 1, atol=5 * np.sqrt(2 / 102400))
+  assert draws.u.min() >= 0 and draws.u.max() < 1
+  np.testing.assert_allclose(draws.u.mean(), 0.5, atol=5 * 0.29 / 45)
+  assert draws.corruption.min() >= 0 and draws.corruption.max() < 1 / 3
+  np.testing.assert_allclose(draws.corruption.max(), 1 / 3, atol=0.01)
+
+
+def test_a_rows_draws_are_the_same_in_any_batch_and_on_any_mesh():
+  rows = packed.batch([packed.row(example(), 200, slots=3)] * 8)
+  draw = jax.jit(lambda rows: objective.draw(jax.random.key(2), rows))
+  whole = draw(rows)
+  mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "tensor"))
+  split = draw(jax.device_put(rows, NamedSharding(mesh, PartitionSpec("data"))))
+  jax.tree.map(np.testing.assert_array_equal, whole, split)
+  some = draw(jax.tree.map(lambda x: x[[5, 2]], rows))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_array_equal(a[np.array([5, 2])], b),
+    whole,
+    some,
+  )
+  assert np.abs(whole.noise[0] - whole.noise[1]).min() > 0
+
+
+def test_loss_is_the_mean_over_samples_however_they_are_packed():
+  segments = example()
+  rng = np.random.default_rng(1)
+  error = [
+    rng.standard_normal(s["clean"].shape).astype(np.float32) for s in segments
+  ]
+  expected = [
+    (e[s["is_target"]] ** 2).mean()
+    for s, e in zip(segments, error, strict=True)
+  ]
+
+  def sums(groups):
+    rows = packed.batch(
+      [packed.row([segments[i] for i in g], 200, slots=3) for g in groups]
+    )
+    velocity = np.full(rows["clean"].shape, np.nan, np.float32)
+    for b, g in enumerate(groups):
+      tokens = np.concatenate([error[i] for i in g])
+      velocity[b, : len(tokens)] = tokens  # padding stays NaN
+    target = np.zeros_like(velocity)
+    return objective.loss_sums(jnp.asarray(velocity), target, rows, 3)
+
+  for groups in ([[0, 1, 2]], [[0], [1], [2]], [[2, 0], [1]]):
+    result = sums(groups)
+    np.testing.assert_allclose(result.mean(), np.mean(expected), rtol=1e-6)
+    np.testing.assert_allclose(result.stage_means(), expected, rtol=1e-6)
+    np.testing.assert_array_equal(result.segments, 1)
+  parts = [sums([[0, 1]]), sums([[2]])]  # microbatches
+  total = jax.tree.map(lambda *x: sum(x), *parts)
+  np.testing.assert_allclose(total.mean(), np.mean(expected), rtol=1e-6)
+  assert np.isnan(parts[1].stage_means()[0])
+
+
+def test_padding_and_history_get_no_gradient():
+  rows = packed.row(example(), 200, slots=3)
+  loss = lambda v: objective.loss_sums(v, jnp.zeros_like(v), rows, 3).mean()
+  grad = jax.grad(loss)(jnp.ones_like(rows["clean"]))
+  np.testing.assert_array_equal((grad != 0).all(-1), rows["is_target"])
