@@ -1,0 +1,113 @@
+"""Reports of a run: a JSON line, TensorBoard, a line on the terminal."""
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+
+class Reporter:
+  """Collects metrics of steps and writes their means; one process writes.
+
+  `workdir/metrics.jsonl` has one object a report, `workdir/tensorboard` the
+  same for TensorBoard. Lines of steps that a resumed run takes again are
+  removed first.
+  """
+
+  def __init__(self, workdir: pathlib.Path, step: int, steps: int, unit: str):
+    self.writes = jax.process_index() == 0
+    self.pending: list[Mapping] = []
+    self.unit, self.items = unit, 0.0
+    self.since = time.perf_counter()
+    self.path = workdir / "metrics.jsonl"
+    self.bar = tqdm(
+      total=steps, initial=step, unit="step", dynamic_ncols=True,
+      disable=None if self.writes else True,
+    )  # fmt: skip
+    if self.writes:
+      from tensorboardX import SummaryWriter
+
+      workdir.mkdir(parents=True, exist_ok=True)
+      _cut(self.path, step)
+      self.board = SummaryWriter(
+        str(workdir / "tensorboard"), purge_step=step + 1
+      )
+
+  def add(self, metrics: Mapping[str, jax.Array], items: float):
+    """Remembers the metrics of one step; fetches nothing from the device.
+
+    `items` is how much of `unit` (tokens, frames) the step processed.
+    """
+    self.pending.append(metrics)
+    self.items += items
+    self.bar.update()
+
+  def report(self, step: int, **more: float) -> dict[str, float]:
+    """Writes the means since the last report, and the speed."""
+    fetched = jax.device_get(self.pending)
+    values = _mean(fetched)
+    seconds = time.perf_counter() - self.since
+    values["steps_per_second"] = len(fetched) / seconds
+    values[f"{self.unit}_per_second"] = self.items / seconds
+    self.pending, self.items = [], 0.0
+    self.since = time.perf_counter()
+    return self.write(step, {**values, **more})
+
+  def write(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+    """Writes values that belong to no stretch of steps, such as a PSNR."""
+    values = {k: float(v) for k, v in values.items()}
+    if not self.writes:
+      return values
+    with self.path.open("a") as file:
+      file.write(json.dumps({"step": step, **values}) + "\n")
+    for name, value in values.items():
+      self.board.add_scalar(name, value, step)
+    shown = {k: v for k, v in values.items() if k in ("loss", "psnr")}
+    text = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+    self.bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
+    if self.bar.disable:
+      print(f"step {step}  {text}", flush=True)
+    return values
+
+  def close(self):
+    """Ends the bar and writes what is buffered."""
+    self.bar.close()
+    if self.writes:
+      self.board.close()
+
+
+def _mean(steps: list[Mapping]) -> dict[str, float]:
+  """Means over steps; stage_loss is weighted by stage_segments."""
+  if not steps:
+    return {}
+  values = {
+    k: float(np.mean([s[k] for s in steps])) for k in steps[0] if "stage" not in k
+  }
+  if "stage_loss" in steps[0]:
+    total = np.sum([s["stage_loss"] for s in steps], 0)
+    count = np.sum([s["stage_segments"] for s in steps], 0)
+    for k, (t, c) in enumerate(zip(total, count, strict=True)):
+      if c:
+        values[f"loss_stage_{k}"] = float(t / c)
+  return values
+
+
+def _cut(path: pathlib.Path, step: int):
+  """Removes the lines after `step`, and a line that a crash cut short."""
+  if not path.exists():
+    return
+  kept = []
+  for line in path.read_text().splitlines():
+    try:
+      if json.loads(line)["step"] <= step:
+        kept.append(line + "\n")
+    except json.JSONDecodeError:
+      continue  # only a crash while writing leaves half a line, the last one
+  beside = path.with_suffix(".tmp")
+  beside.write_text("".join(kept))
+  os.replace(beside, path)

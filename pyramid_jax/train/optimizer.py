@@ -1,0 +1,56 @@
+"""AdamW as the paper's runs use it."""
+
+import jax
+import optax
+
+from pyramid_jax.config import ConfigError, OptimizerConfig
+
+
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+  """Linear warm-up, then constant, or a cosine that reaches 0 at `steps`.
+
+  Raises:
+    ConfigError: an unknown schedule, or a warm-up longer than the run.
+  """
+  if config.warmup > steps:
+    raise ConfigError(
+      f"optimizer.warmup {config.warmup} is longer than the run of "
+      f"{steps} steps; at most {steps}."
+    )
+  rate, warmup = config.learning_rate, config.warmup
+  if config.schedule == "cosine":
+    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 1))
+  if config.schedule != "constant":
+    raise ConfigError(
+      f"optimizer.schedule is {config.schedule!r}; it must be 'constant' or "
+      "'cosine'."
+    )
+  return optax.warmup_constant_schedule(0.0, rate, warmup)
+
+
+def make_optimizer(
+  config: OptimizerConfig, steps: int
+) -> optax.GradientTransformation:
+  """Gradient clipping by global norm, then AdamW.
+
+  Weight decay acts on kernels only: norms' scales, biases and embeddings of
+  nothing else are left alone.
+  """
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip),
+    optax.adamw(
+      learning_rate(config, steps),
+      b1=config.beta1,
+      b2=config.beta2,
+      eps=config.epsilon,
+      weight_decay=config.weight_decay,
+      mask=is_kernel,
+    ),
+  )
+
+
+def is_kernel(params):
+  """True at the leaves named "kernel", a tree like `params`."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: path[-1].key == "kernel", params
+  )

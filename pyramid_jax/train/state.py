@@ -1,0 +1,105 @@
+"""What a training run carries from step to step, and where it lies."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pyramid_jax import sharding
+from pyramid_jax.models.pure import Params, Pure
+
+
+@flax.struct.dataclass
+class TrainState:
+  """A pytree of the whole run.
+
+  Attributes:
+    step: int32, steps taken; step n reads batch n of the data.
+    params: float32.
+    ema: their moving average, float32.
+    opt: the optimizer's state.
+    skipped: int32, steps whose loss or gradient was not finite; they changed
+      nothing else.
+    last_skipped: int32, the latest of them, -1 if none.
+  """
+
+  step: jax.Array
+  params: Params
+  ema: Params
+  opt: Any
+  skipped: jax.Array
+  last_skipped: jax.Array
+
+
+def init(model: Pure, tx: optax.GradientTransformation, key: jax.Array):
+  """A fresh state."""
+  params = model.init(key)
+  zero = jnp.zeros((), jnp.int32)
+  return TrainState(
+    zero, params, jax.tree.map(jnp.copy, params), tx.init(params), zero, zero - 1
+  )
+
+
+def abstract(model: Pure, tx: optax.GradientTransformation) -> TrainState:
+  """The shapes of a state; allocates nothing."""
+  return jax.eval_shape(lambda key: init(model, tx, key), jax.random.key(0))
+
+
+def shardings(
+  model: Pure, tx: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Where every array of a state lies: moments and EMA as their parameters."""
+  whole = NamedSharding(mesh, PartitionSpec())
+  params = sharding.tree_shardings(mesh, model.shapes, model.axes)
+  opt = optax.tree_utils.tree_map_params(
+    tx,
+    lambda _, place: place,
+    abstract(model, tx).opt,
+    params,
+    transform_non_params=lambda _: whole,
+  )
+  return TrainState(whole, params, params, opt, whole, whole)
+
+
+def create(model: Pure, tx: optax.GradientTransformation, mesh: Mesh, seed: int):
+  """A fresh state that is born in its place, never whole on one device."""
+  return jax.jit(
+    lambda key: init(model, tx, key), out_shardings=shardings(model, tx, mesh)
+  )(jax.random.key(seed))
+
+
+def update(
+  state: TrainState,
+  grads: Params,
+  loss: jax.Array,
+  tx: optax.GradientTransformation,
+  ema_decay: float,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One optimizer step; a non-finite loss or gradient changes no weight.
+
+  The EMA's decay grows from 0.1 as (1 + n) / (10 + n) up to `ema_decay`, so an
+  average over a short run does not keep the initial weights.
+
+  Returns:
+    the next state, and the gradient norm before clipping.
+  """
+  norm = optax.tree.norm(grads)
+  good = jnp.isfinite(loss) & jnp.isfinite(norm)
+  updates, opt = tx.update(grads, state.opt, state.params)
+  params = optax.apply_updates(state.params, updates)
+  decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+  ema = optax.incremental_update(params, state.ema, 1 - decay)
+  keep = lambda new, old: jax.tree.map(
+    lambda n, o: jnp.where(good, n, o), new, old
+  )
+  return TrainState(
+    step=state.step + 1,
+    params=keep(params, state.params),
+    ema=keep(ema, state.ema),
+    opt=keep(opt, state.opt),
+    skipped=state.skipped + ~good,
+    last_skipped=jnp.where(good, state.last_skipped, state.step),
+  ), {"grad_norm": norm}
