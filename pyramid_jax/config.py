@@ -307,6 +307,17 @@ def _value(hint: Any, value: Any, path: str) -> Any:
   return value
 
 
+def settings(**values: Any) -> Any:
+  """What a config file returns: the defaults with `values` in their place.
+
+  Every setting is in it, so each can be changed on the command line.
+  """
+  # here, so that models import where only jax, flax, optax and einops are
+  from ml_collections import ConfigDict
+
+  return ConfigDict(dataclasses.asdict(from_dict(Config, values)))
+
+
 def to_json(config: Any) -> str:
   """Writes a config so that `from_json` gives an equal one back."""
   return json.dumps(dataclasses.asdict(config), indent=2)

@@ -94,12 +94,40 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(names))
 
 
-def place_batch(mesh: Mesh, batch: Any) -> Any:
-  """Makes global arrays of a host's rows; dimension 0 goes over the batch axes.
+def local_rows(mesh: Mesh, rows: int) -> list[int]:
+  """The rows of a batch that this process's devices hold, in order.
 
-  With several processes each passes the rows that its devices hold.
+  A row that devices of several processes hold is in the list of each.
+
+  Raises:
+    ConfigError: the batch axes do not divide the number of rows.
   """
-  rows = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x)), batch
-  )
+  split = int(np.prod([mesh.shape[a] for a in RULES["batch"]]))
+  if rows % split:
+    raise ConfigError(
+      f"{rows} rows cannot be split over data x fsdp = {split} devices; make "
+      f"them a multiple, for example {-(-rows // split) * split}."
+    )
+  held = sharding(mesh, "batch").addressable_devices_indices_map((rows,))
+  return sorted({r for (s,) in held.values() for r in range(rows)[s]})
+
+
+def place_batch(mesh: Mesh, batch: Any, rows: int) -> Any:
+  """Makes global arrays, split over the batch axes, of a host's rows.
+
+  Args:
+    mesh: to place on.
+    batch: tree of arrays with the rows `local_rows(mesh, rows)`.
+    rows: of the whole batch, over all processes.
+  """
+  place = {row: i for i, row in enumerate(local_rows(mesh, rows))}
+  where = sharding(mesh, "batch")
+
+  def one(x):
+    def part(index):
+      wanted = [place[r] for r in range(rows)[index[0]]]
+      return x[wanted[0] : wanted[-1] + 1]  # neighbours stay neighbours
+
+    return jax.make_array_from_callback((rows, *x.shape[1:]), where, part)
+
+  return jax.tree.map(one, batch)

@@ -1,0 +1,91 @@
+"""Training of the diffusion transformer, from a config: data, model, step."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from pyramid_jax import sharding
+from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.data import latents, pipeline
+from pyramid_jax.data.packing import Planner
+from pyramid_jax.data.rows import TokenSpec
+from pyramid_jax.flow.schedule import Schedule, make_schedule
+from pyramid_jax.models.mmdit import MMDiT
+from pyramid_jax.models.pure import Pure, pure
+from pyramid_jax.train import dit
+from pyramid_jax.train.loop import Task
+from pyramid_jax.train.optimizer import make_optimizer
+
+
+def make_model(config: Config) -> Pure:
+  """The config's diffusion transformer."""
+  return pure(lambda rngs: MMDiT(config.model, rngs=rngs))
+
+
+def schedule_of(config: Config) -> Schedule:
+  """The config's pyramid."""
+  flow = config.flow
+  return make_schedule(flow.stages, flow.stage_range, flow.shift, flow.gamma)
+
+
+def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
+  """Everything that the loop needs to train on the config's stored latents.
+
+  Raises:
+    ConfigError: datasets that are missing, do not fit the model or the rows.
+  """
+  data, train = config.latents, config.train
+  stores = latents.open_stores([source.path for source in data.sources])
+  metadata = stores[0].metadata
+  _require_fit(config, metadata)
+  planner = Planner(stores, data, config.flow, config.model.patch, config.seed)
+  spec = TokenSpec.of(config.flow, config.model)
+  mine = sharding.local_rows(mesh, data.rows)
+  if data.rows % train.microbatches:
+    raise ConfigError(
+      f"config.latents.rows {data.rows} is not a multiple of "
+      f"config.train.microbatches {train.microbatches}."
+    )
+
+  def batches(step: int) -> Iterator[dict[str, np.ndarray]]:
+    return pipeline.batches(stores, planner, spec, step * data.rows, mine)
+
+  model = make_model(config)
+  tx = make_optimizer(config.optimizer, train.steps)
+  settings = dit.Settings(
+    config.flow.max_corruption, train.microbatches, config.optimizer.ema
+  )
+  return Task(
+    model=model,
+    tx=tx,
+    step=dit.make_step(model, schedule_of(config), tx, settings),
+    batches=batches,
+    rows=lambda step: data.rows,
+    unit="tokens",
+    items=lambda rows: float(
+      (rows["segment"] > 0).sum() + (rows["text_segment"] > 0).sum()
+    ),
+    finish=lambda state: ({}, {}),
+    meta={
+      "latents": dataclasses.asdict(metadata),
+      "plan": planner.fingerprint,
+    },
+  )
+
+
+def _require_fit(config: Config, metadata: latents.Metadata):
+  """Refuses latents and text of other widths than the model's."""
+  model = config.model
+  for name, mine, stored in (
+    ("latent_channels", model.latent_channels, metadata.latent_channels),
+    ("text_dim", model.text_dim, metadata.text_dim),
+    ("pooled_dim", model.pooled_dim, metadata.pooled_dim),
+  ):
+    if mine != stored:
+      raise ConfigError(
+        f"config.model.{name} is {mine}, but the stored dataset "
+        f"{config.latents.sources[0].path} has {stored}. Set it to {stored}, "
+        "or encode with other encoders."
+      )

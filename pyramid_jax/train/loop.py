@@ -1,0 +1,193 @@
+"""The training loop of every model: restore, step, report, save, stop well."""
+
+import dataclasses
+import itertools
+import logging
+import pathlib
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from clu import parameter_overview
+from jax.experimental import multihost_utils
+
+from pyramid_jax import sharding
+from pyramid_jax.config import Config
+from pyramid_jax.models.pure import Pure
+from pyramid_jax.train import state as state_lib
+from pyramid_jax.train.checkpoint import Checkpoints
+from pyramid_jax.train.metrics import Reporter
+from pyramid_jax.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+class TrainingStopped(SystemExit):
+  """The run was asked to stop and saved its state; exit code 143."""
+
+
+class NonFiniteError(RuntimeError):
+  """The loss was not finite more often than the config allows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What the loop needs to know of a kind of training.
+
+  Attributes:
+    model: the network.
+    tx: its optimizer.
+    step: (state, batch, key) -> (state, metrics), pure, not jitted.
+    batches: from a step on, this process's rows of every batch, as numpy.
+    rows: step -> rows of that step's batch, over all processes.
+    unit: what the speed is counted in.
+    items: how many units a batch holds.
+    finish: after the last step, (metrics to report, meta to save).
+    meta: saved in every checkpoint, beside the config.
+  """
+
+  model: Pure
+  tx: optax.GradientTransformation
+  step: Callable
+  batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]
+  rows: Callable[[int], int]
+  unit: str
+  items: Callable[[Mapping[str, np.ndarray]], float]
+  finish: Callable[[TrainState], tuple[dict[str, float], dict[str, Any]]]
+  meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def run(
+  config: Config,
+  workdir: pathlib.Path,
+  mesh: jax.sharding.Mesh,
+  task: Task,
+) -> TrainState:
+  """Trains until `config.train.steps`, from the newest checkpoint if any.
+
+  SIGTERM saves and ends the run; the same call continues it with the same
+  losses, also on another mesh.
+
+  Raises:
+    NonFiniteError: names the step and the rows; nothing bad was saved.
+    CheckpointError: see `train.checkpoint`.
+    TrainingStopped: after a SIGTERM.
+  """
+  train = config.train
+  stop = _StopSignal()
+  with jax.set_mesh(mesh):
+    checkpoints = Checkpoints(workdir, train.keep)
+    state = _first_state(config, mesh, task, checkpoints)
+    start = int(state.step)
+    if start >= train.steps:
+      log.info("%s is already trained to step %d.", workdir, start)
+      return state
+    step = jax.jit(
+      task.step,
+      donate_argnums=0,
+      out_shardings=(state_lib.shardings(task.model, task.tx, mesh), None),
+    )
+    key = jax.random.key(config.seed)
+    report = Reporter(workdir, start, train.steps, task.unit)
+    batches = task.batches(start)
+    try:
+      for n in range(start, train.steps):
+        local = next(batches)
+        batch = sharding.place_batch(mesh, local, task.rows(n))
+        state, metrics = step(state, batch, key)
+        report.add(metrics, task.items(local) * jax.process_count())
+        last, stopping = n + 1 == train.steps, stop.requested(n)
+        due = stopping or (n + 1) % train.save_every == 0
+        if n == 0 or (n + 1) % train.log_every == 0 or last or due:
+          _refuse_nonfinite(state, train.max_nonfinite, task)
+          report.report(n + 1, skipped=int(state.skipped))
+        if due and not last:
+          checkpoints.save(state, config, **task.meta)
+        if stopping and not last:
+          checkpoints.wait()
+          raise TrainingStopped(143)
+      metrics, meta = task.finish(state)
+      if metrics:
+        report.write(train.steps, metrics)
+      checkpoints.save(state, config, **task.meta, **meta)
+    finally:
+      stop.restore()
+      report.close()
+      checkpoints.close()
+  return state
+
+
+def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
+  """A fresh state, or the newest one saved."""
+  if jax.process_index() == 0:
+    print(
+      parameter_overview.get_parameter_overview(
+        task.model.shapes, include_stats=False
+      ),
+      flush=True,
+    )
+  if checkpoints.latest is None:
+    return state_lib.create(task.model, task.tx, mesh, config.seed)
+  log.info("continuing from step %d.", checkpoints.latest)
+  return checkpoints.restore(
+    state_lib.abstract(task.model, task.tx),
+    state_lib.shardings(task.model, task.tx, mesh),
+    config,
+  )[0]
+
+
+def _refuse_nonfinite(state: TrainState, limit: int, task: Task):
+  """Raises if more steps were skipped than allowed."""
+  skipped, last = int(state.skipped), int(state.last_skipped)
+  if skipped <= limit:
+    return
+  first = sum(map(task.rows, range(last)))
+  raise NonFiniteError(
+    f"step {last}: the loss or its gradient is not finite in rows {first} to "
+    f"{first + task.rows(last) - 1}; {skipped} such steps, max_nonfinite is "
+    f"{limit}. The weights before it are kept and the newest checkpoint is "
+    "good. Look at those rows, lower optimizer.learning_rate, or raise "
+    "train.max_nonfinite to skip them."
+  )
+
+
+class _StopSignal:
+  """Remembers a SIGTERM; all processes of a run then stop at the same step."""
+
+  def __init__(self):
+    self.caught = False
+    try:
+      self.old = signal.signal(signal.SIGTERM, self._catch)
+    except ValueError:  # not the main thread, as in a notebook's worker
+      self.old = None
+
+  def _catch(self, *_):
+    self.caught = True
+
+  def requested(self, step: int) -> bool:
+    if jax.process_count() > 1:
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self.caught
+
+  def restore(self):
+    if self.old is not None:
+      signal.signal(signal.SIGTERM, self.old)
+
+
+def repeat_rows(rows: int) -> Callable[[int], int]:
+  """The `rows` of a task whose batches are all of one size."""
+  return lambda step: rows
+
+
+def phases_rows(steps_and_rows: list[tuple[int, int]]) -> Callable[[int], int]:
+  """The `rows` of a task that runs in phases of (steps, rows)."""
+  ends = list(itertools.accumulate(s for s, _ in steps_and_rows))
+
+  def rows(step: int) -> int:
+    phase = int(np.searchsorted(ends, step, side="right"))
+    return steps_and_rows[min(phase, len(ends) - 1)][1]
+
+  return rows
