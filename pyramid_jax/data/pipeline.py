@@ -1,0 +1,160 @@
+"""Stored latents to batches of rows, in the order of the plan.
+
+The only state is one integer, the next row: a run continues exactly where it
+stopped, on any number of processes. Each process loads the rows that its
+devices hold; rows that several processes need, each of them loads.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+from absl import flags
+
+from pyramid_jax.config import ConfigError, LatentDataConfig
+from pyramid_jax.data.latents import LatentStore
+from pyramid_jax.data.packing import Planner
+from pyramid_jax.data.rows import Row, TokenSpec, pack_row, segments
+
+READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+MAX_ROWS = 2**31 - 1  # a row's number is an int32 on the device
+
+
+class Rows:
+  """Row n of a run, for any n: `rows[n]`."""
+
+  def __init__(
+    self, stores: Sequence[LatentStore], planner: Planner, spec: TokenSpec
+  ):
+    self.stores = list(stores)
+    self.planner = planner
+    self.spec = spec
+
+  def __len__(self) -> int:
+    return MAX_ROWS
+
+  def __getitem__(self, n: int) -> Row:
+    parts = []
+    for pick in self.planner.row(n):
+      store = self.stores[pick.source]
+      parts += segments(
+        store[pick.sample],
+        pick.choices,
+        self.stores[0].null,
+        store.metadata.statistics,
+        self.spec,
+      )
+    config = self.planner.config
+    return pack_row(
+      parts,
+      config.latent_tokens,
+      config.text_tokens,
+      config.segments,
+      n,
+    )
+
+
+class Batches(Iterator[Row]):
+  """Endless batches of a process's rows; `row` is the next global row.
+
+  Save `row` to continue later; `close` stops the loaders.
+  """
+
+  def __init__(self, dataset: grain.IterDataset, row: int, rows: int):
+    self.row = row
+    self._rows = rows
+    self._iterator = iter(dataset)
+
+  def __next__(self) -> Row:
+    batch = next(self._iterator)
+    self.row += self._rows
+    return batch
+
+  def close(self) -> None:
+    """Stops loading."""
+    self._iterator.close()
+
+
+def batches(
+  stores: Sequence[LatentStore],
+  planner: Planner,
+  spec: TokenSpec,
+  start_row: int = 0,
+  process_rows: Sequence[int] | None = None,
+) -> Batches:
+  """Batches of `config.rows` rows from `start_row` on, leading dimension B.
+
+  Args:
+    stores: as the planner knows them.
+    planner: of the run; its config says rows a step and loader processes.
+    spec: how latents become tokens.
+    start_row: the global row to begin with.
+    process_rows: places in the global batch that this process loads, see
+      `rows_of_process`; None: all of them.
+
+  Raises:
+    ConfigError: there is no row to load.
+  """
+  config = planner.config
+  places = range(config.rows) if process_rows is None else process_rows
+  if config.rows < 1 or not len(places):
+    raise ConfigError(
+      f"config.latents.rows is {config.rows}, of which this process loads "
+      f"{len(places)}; every process needs at least one."
+    )
+  source = _Ahead(Rows(stores, planner, spec), start_row, config, places)
+  dataset = grain.MapDataset.source(source).batch(len(places))
+  dataset = dataset.to_iter_dataset(READ)
+  if config.workers:
+    if not flags.FLAGS.is_parsed():  # grain reads flags in its workers
+      flags.FLAGS.mark_as_parsed()
+    dataset = dataset.mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=config.workers),
+      worker_init_fn=_die_with_parent,
+    )
+  return Batches(dataset, start_row, config.rows)
+
+
+def rows_of_process(sharding: Any, rows: int) -> list[int]:
+  """Places in a global batch of `rows` that this process's devices hold.
+
+  `sharding` is that of the batch dimension, a `jax.sharding.Sharding`.
+  """
+  held = sharding.addressable_devices_indices_map((rows,)).values()
+  return sorted({i for (part,) in held for i in range(*part.indices(rows))})
+
+
+class _Ahead:
+  """A process's rows, numbered from 0 at the start of the run."""
+
+  def __init__(
+    self,
+    rows: Rows,
+    start: int,
+    config: LatentDataConfig,
+    places: Sequence[int],
+  ):
+    self.rows, self.start = rows, start
+    self.step, self.places = config.rows, tuple(places)
+
+  def __len__(self) -> int:
+    steps = (len(self.rows) - self.start) // self.step
+    return steps * len(self.places)
+
+  def __getitem__(self, i: int) -> Row:
+    step, place = divmod(int(i), len(self.places))
+    return self.rows[self.start + step * self.step + self.places[place]]
+
+
+def _die_with_parent(index: int, count: int) -> None:
+  """A loader process must not outlive a killed run."""
+  del index, count
+
+  def watch():
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
