@@ -102,7 +102,7 @@ class TextEncoder:
     if self.mesh is None:
       return jax.device_get(self._apply(self.params, *inputs))
     with jax.set_mesh(self.mesh):
-      inputs = sharding.place_batch(self.mesh, inputs)
+      inputs = sharding.place_batch(self.mesh, inputs, self.batch)
       return jax.device_get(self._apply(self.params, *inputs))
 
   @functools.cached_property

@@ -1,7 +1,6 @@
 """The training loop of every model: restore, step, report, save, stop well."""
 
 import dataclasses
-import itertools
 import logging
 import pathlib
 import signal
@@ -15,10 +14,10 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 
 from pyramid_jax import sharding
+from pyramid_jax.checkpoint import Checkpoints, placed, require_same
 from pyramid_jax.config import Config
 from pyramid_jax.models.pure import Pure
 from pyramid_jax.train import state as state_lib
-from pyramid_jax.train.checkpoint import Checkpoints
 from pyramid_jax.train.metrics import Reporter
 from pyramid_jax.train.state import TrainState
 
@@ -73,7 +72,7 @@ def run(
 
   Raises:
     NonFiniteError: names the step and the rows; nothing bad was saved.
-    CheckpointError: see `train.checkpoint`.
+    CheckpointError: the workdir is of another run, or the disk is full.
     TrainingStopped: after a SIGTERM.
   """
   train = config.train
@@ -105,14 +104,16 @@ def run(
           _refuse_nonfinite(state, train.max_nonfinite, task)
           report.report(n + 1, skipped=int(state.skipped))
         if due and not last:
-          checkpoints.save(state, config, **task.meta)
+          checkpoints.save(n + 1, _items(state), config, **task.meta)
         if stopping and not last:
           checkpoints.wait()
           raise TrainingStopped(143)
       metrics, meta = task.finish(state)
       if metrics:
         report.write(train.steps, metrics)
-      checkpoints.save(state, config, **task.meta, **meta)
+      checkpoints.save(
+        train.steps, _items(state), config, **task.meta, **meta
+      )
     finally:
       stop.restore()
       report.close()
@@ -132,11 +133,24 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   if checkpoints.latest is None:
     return state_lib.create(task.model, task.tx, mesh, config.seed)
   log.info("continuing from step %d.", checkpoints.latest)
-  return checkpoints.restore(
+  saved, _ = checkpoints.meta()
+  require_same(saved, config, checkpoints.folder)
+  target = placed(
     state_lib.abstract(task.model, task.tx),
     state_lib.shardings(task.model, task.tx, mesh),
-    config,
-  )[0]
+  )
+  items = checkpoints.restore(_items(target))
+  return TrainState(**items.pop("progress"), **items)
+
+
+COUNTERS = ("step", "skipped", "last_skipped")
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+  """The named trees of a checkpoint."""
+  values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
+  progress = {name: values.pop(name) for name in COUNTERS}
+  return {**values, "progress": progress}
 
 
 def _refuse_nonfinite(state: TrainState, limit: int, task: Task):
@@ -175,19 +189,3 @@ class _StopSignal:
   def restore(self):
     if self.old is not None:
       signal.signal(signal.SIGTERM, self.old)
-
-
-def repeat_rows(rows: int) -> Callable[[int], int]:
-  """The `rows` of a task whose batches are all of one size."""
-  return lambda step: rows
-
-
-def phases_rows(steps_and_rows: list[tuple[int, int]]) -> Callable[[int], int]:
-  """The `rows` of a task that runs in phases of (steps, rows)."""
-  ends = list(itertools.accumulate(s for s, _ in steps_and_rows))
-
-  def rows(step: int) -> int:
-    phase = int(np.searchsorted(ends, step, side="right"))
-    return steps_and_rows[min(phase, len(ends) - 1)][1]
-
-  return rows

@@ -1,0 +1,166 @@
+"""Frames to files: mp4, gif, and a sheet of clips to look at.
+
+Legend: T frames, H W pixels.
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from pyramid_jax.config import ConfigError
+
+
+@contextlib.contextmanager
+def mp4_writer(path: str | os.PathLike, fps: float = 24.0) -> Iterator:
+  """A function that appends frames uint8 [T, H, W, 3] to an H.264 file.
+
+  The file appears under its name when the block ends well; half-written ones
+  never do. Odd sizes lose their last row or column (H.264 halves colour).
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.partial.mp4")
+  rate = Fraction(fps).limit_denominator(1001)
+  try:
+    with av.open(str(beside), "w", options={"movflags": "faststart"}) as file:
+      stream = None
+
+      def append(frames: np.ndarray):
+        nonlocal stream
+        if stream is None:
+          stream = file.add_stream("libx264", rate=rate)
+          stream.height, stream.width = (n // 2 * 2 for n in frames.shape[1:3])
+          stream.pix_fmt = "yuv420p"
+          stream.options = {"crf": "16", "preset": "medium"}
+        for frame in frames[:, : stream.height, : stream.width]:
+          picture = av.VideoFrame.from_ndarray(
+            np.ascontiguousarray(frame), format="rgb24"
+          )
+          file.mux(stream.encode(picture))
+
+      yield append
+      if stream is not None:
+        file.mux(stream.encode())
+    os.replace(beside, path)
+  finally:
+    beside.unlink(missing_ok=True)
+
+
+def write_gif(path: pathlib.Path, frames_THW3: np.ndarray, fps: float = 24.0):
+  """A looping gif; its frames last multiples of 10 ms, so 24 fps becomes 25."""
+  pictures = [PIL.Image.fromarray(f) for f in frames_THW3]
+  _save(
+    path, "gif", pictures[0], save_all=True, append_images=pictures[1:],
+    duration=max(round(100 / fps), 2) * 10, loop=0,
+  )  # fmt: skip
+
+
+def write_png(path: pathlib.Path, image_HW3: np.ndarray):
+  """One picture."""
+  _save(path, "png", PIL.Image.fromarray(image_HW3))
+
+
+def write_clip(path: str | os.PathLike, frames_THW3: np.ndarray, fps: float):
+  """Writes what the ending asks for: .mp4, .gif or .png (first frame).
+
+  Raises:
+    ConfigError: another ending.
+  """
+  path = pathlib.Path(path)
+  check_ending(path)
+  if path.suffix == ".png":
+    write_png(path, frames_THW3[0])
+  elif path.suffix == ".gif":
+    write_gif(path, frames_THW3, fps)
+  else:
+    with mp4_writer(path, fps) as append:
+      append(frames_THW3)
+
+
+def check_ending(path: str | os.PathLike):
+  """Refuses a file that `write_clip` cannot write, before work is done."""
+  if pathlib.Path(path).suffix not in (".mp4", ".gif", ".png"):
+    raise ConfigError(f"{path} must end in .mp4, .gif or .png.")
+
+
+def contact_sheet(
+  path: pathlib.Path,
+  captions: Sequence[str],
+  columns: Sequence[tuple[str, Sequence[np.ndarray | None]]],
+  *,
+  shown: int = 5,
+  side: int = 96,
+):
+  """A png with a row of frames for every caption and column of clips.
+
+  Args:
+    path: of the png.
+    captions: one a row.
+    columns: (title, clips uint8 [T, H, W, 3] or None), such as ground truth
+      and generated.
+    shown: frames of each clip, evenly over its length.
+    side: pixels of a frame's longer side.
+  """
+  gap, margin, head = 4, 12, 26
+  strip = shown * (side + gap)
+  width = margin + len(columns) * (strip + margin)
+  line = side + head
+  sheet = PIL.Image.new("RGB", (width, head + len(captions) * line), "white")
+  draw = PIL.ImageDraw.Draw(sheet)
+  font = PIL.ImageFont.load_default(13)
+  for c, (title, clips) in enumerate(columns):
+    x0 = margin + c * (strip + margin)
+    draw.text((x0, 6), title, "black", font)
+    for r, clip in enumerate(clips):
+      y0 = head + r * line
+      if c == 0:
+        draw.text((x0, y0 + 5), captions[r], "black", font)
+      if clip is None:
+        continue
+      for i, t in enumerate(np.linspace(0, len(clip) - 1, shown).round()):
+        frame = PIL.Image.fromarray(clip[int(t)])
+        scale = side / max(frame.size)
+        size = [max(round(n * scale), 1) for n in frame.size]
+        frame = frame.resize(size, PIL.Image.Resampling.NEAREST)
+        sheet.paste(frame, (x0 + i * (side + gap), y0 + head))
+  _save(path, "png", sheet)
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+  """Pixels in [-1, 1] as bytes; truncates, as the released code does."""
+  return np.clip(pixels * 127.5 + 127.5, 0, 255).astype(np.uint8)
+
+
+def _save(path: pathlib.Path, kind: str, picture: PIL.Image.Image, **options):
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.partial")
+  try:
+    picture.save(beside, kind, **options)
+    os.replace(beside, path)
+  finally:
+    beside.unlink(missing_ok=True)
+
+
+def slug(text: str, limit: int = 60) -> str:
+  """A file name that still says what the prompt was."""
+  kept = "".join(c if c.isalnum() else "-" for c in text.lower())
+  return "-".join(part for part in kept.split("-") if part)[:limit] or "sample"
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+  """The names, made distinct by numbers where they repeat."""
+  seen: dict[str, int] = {}
+  result = []
+  for name in names:
+    seen[name] = seen.get(name, 0) + 1
+    result.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+  return result
