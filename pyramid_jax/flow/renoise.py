@@ -43,7 +43,7 @@ def rescale_and_weight(
     original_start: 1 - e, sigma at the end of the stage before.
     gamma: in [0, 1/3], the negative of the paper's.
   """
-  e = 1 - original_start
+  e = 1 - float(original_start)
   # s / e, also where both are 0
   scale = math.sqrt(gamma)
   rescale = scale / (math.sqrt(1 + gamma) * (1 - e) + scale * e)

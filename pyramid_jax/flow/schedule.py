@@ -14,18 +14,26 @@ equation is used the other way round, from a stage's end to the next start.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
+_table = functools.partial(dataclasses.field, compare=False, repr=False)
 
-@dataclasses.dataclass(frozen=True, eq=False)
+
+@dataclasses.dataclass(frozen=True)
 class Schedule:
   """Sigmas and timesteps of every stage, float64 on the host.
 
+  Equal and hashed by its settings, so that it can be a static argument.
+
   Attributes:
     stages: K.
+    stage_range: K + 1 bounds of the stages before the shift.
+    shift: of the noise level.
     gamma: minus the off-diagonal covariance of the corrective noise.
+    train_steps: N, timesteps of a stage in training.
     start_sigma: [K] noise at the start of a stage, corrected by Eq. 25.
     end_sigma: [K] noise at its end.
     original_start: [K] the end of the stage before, from where the jump leaves.
@@ -35,13 +43,16 @@ class Schedule:
   """
 
   stages: int
+  stage_range: tuple[float, ...]
+  shift: float
   gamma: float
-  start_sigma: np.ndarray
-  end_sigma: np.ndarray
-  original_start: np.ndarray
-  span: np.ndarray
-  timesteps: np.ndarray
-  ratios: np.ndarray
+  train_steps: int
+  start_sigma: np.ndarray = _table()
+  end_sigma: np.ndarray = _table()
+  original_start: np.ndarray = _table()
+  span: np.ndarray = _table()
+  timesteps: np.ndarray = _table()
+  ratios: np.ndarray = _table()
 
 
 def training_sigmas(shift: float = 1.0, train_steps: int = 1000) -> np.ndarray:
@@ -98,7 +109,10 @@ def make_schedule(
   )
   return Schedule(
     stages=stages,
+    stage_range=tuple(stage_range),
+    shift=shift,
     gamma=gamma,
+    train_steps=train_steps,
     start_sigma=start,
     end_sigma=end,
     original_start=original_start,
