@@ -118,6 +118,7 @@ class TextConfig:
   path: str = ""  # folder in the layout of a Hugging Face snapshot
   kind: str = "sd3"  # T5 + [CLIP-L, CLIP-G]; "flux": T5 + CLIP-L unprojected
   max_tokens: int = 128
+  dtype: str = "bfloat16"  # of weights and features
 
 
 @dataclasses.dataclass(frozen=True)

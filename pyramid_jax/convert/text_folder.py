@@ -132,7 +132,11 @@ def from_config(config: TextConfig, **options) -> TextEncoder:
       "tokenizer*."
     )
   return load_text_encoder(
-    config.path, config.kind, max_tokens=config.max_tokens, **options
+    config.path,
+    config.kind,
+    max_tokens=config.max_tokens,
+    dtype=config.dtype,
+    **options,
   )
 
 

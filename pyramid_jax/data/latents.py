@@ -45,16 +45,22 @@ class Statistics:
   video_scale: float = 1.0
 
   def normalise(self, latent_THWC: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance over the data; float32."""
-    first = (latent_THWC[:1].astype(np.float32) - self.shift) * self.scale
-    later = latent_THWC[1:].astype(np.float32) - self.video_shift
-    return np.concatenate([first, later * self.video_scale]).astype(np.float32)
+    """About zero mean and unit variance over the data; float32."""
+    out = np.array(latent_THWC, np.float32)
+    out[:1] -= self.shift
+    out[:1] *= self.scale
+    out[1:] -= self.video_shift
+    out[1:] *= self.video_scale
+    return out
 
   def restore(self, latent_THWC: np.ndarray) -> np.ndarray:
     """The inverse of `normalise`."""
-    first = latent_THWC[:1] / self.scale + self.shift
-    later = latent_THWC[1:] / self.video_scale + self.video_shift
-    return np.concatenate([first, later]).astype(np.float32)
+    out = np.array(latent_THWC, np.float32)
+    out[:1] /= self.scale
+    out[:1] += self.shift
+    out[1:] /= self.video_scale
+    out[1:] += self.video_shift
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +78,9 @@ class Metadata:
   pooled_dim: int
   statistics: Statistics = Statistics()
   latent_dtype: str = "float32"
-  text_dtype: str = "float32"  # or "bfloat16"
+  text_dtype: str = "float32"  # of encoder and features; or "bfloat16"
+  text_kind: str = "sd3"
+  text_max_tokens: int = 128
   vae_path: str = ""
   text_path: str = ""
 

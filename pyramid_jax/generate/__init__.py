@@ -1,0 +1,1 @@
+"""From prompts or frames to videos."""

@@ -7,7 +7,7 @@ parameter carries the logical names of its dimensions under the metadata key
 """
 
 import dataclasses
-import functools
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -83,6 +83,17 @@ def pure(make: Callable[[nnx.Rngs], nnx.Module]) -> Pure:
     nnx.to_pure_dict(params),
     nnx.traversals.unflatten_mapping(names),
   )
+
+
+def fingerprint(config: str, params: Params) -> str:
+  """SHA-256 of a config and parameters: equal on every machine and mesh."""
+  digest = hashlib.sha256(config.encode())
+  for path, x in jax.tree_util.tree_leaves_with_path(params):
+    x = np.ascontiguousarray(jax.device_get(x))
+    name = jax.tree_util.keystr(path)
+    digest.update(f"{name} {x.dtype} {x.shape}".encode())
+    digest.update(x.reshape(-1).view(np.uint8).data)
+  return digest.hexdigest()
 
 
 def stack(make: Callable[[nnx.Rngs], nnx.Module], n: int, rngs: nnx.Rngs):

@@ -1,0 +1,143 @@
+"""A trained VAE as pixels in, normalised or stored latents out, and back.
+
+Legend: B clips, T frames, H W pixels, h w latent pixels, Z latent channels.
+"""
+
+import hashlib
+import math
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pyramid_jax import checkpoint, config as settings, sharding
+from pyramid_jax.config import VAEConfig
+from pyramid_jax.data.latents import Statistics
+from pyramid_jax.generate.export import to_uint8
+from pyramid_jax.models import vae as vae_lib
+from pyramid_jax.models.pure import Params, fingerprint, pure
+
+
+class TrainedVAE:
+  """Encodes and decodes clips, in chunks of time.
+
+  Attributes:
+    config: its sizes.
+    statistics: shift and scale of its latents.
+    fingerprint: what stored latents remember it by.
+    path: the workdir it was read from.
+    space_factor, time_factor: pixels and frames of a latent value.
+  """
+
+  def __init__(
+    self,
+    config: VAEConfig,
+    params: Params,
+    statistics: Statistics,
+    *,
+    mesh: jax.sharding.Mesh,
+    path: str = "",
+  ):
+    self.config, self.params, self.mesh = config, params, mesh
+    self.statistics, self.path = statistics, path
+    self.space_factor = 2 ** sum(config.down_space)
+    self.time_factor = 2 ** sum(config.down_time)
+    self.fingerprint = fingerprint(settings.to_json(config), params)
+    model = make_model(config)
+
+    def encode(params, video_BTHWC, keys, window):
+      moments = model.apply(
+        params,
+        video_BTHWC.astype(jnp.float32) / 127.5 - 1,
+        method=lambda vae, x: vae_lib.encode_chunked(vae, x, window),
+      )
+      q = vae_lib.posterior(moments)
+      shape = q.mean.shape[1:]
+      eps = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+      return q.sample(eps)
+
+    def decode(params, z_BTHWZ, cache):
+      return model.apply(params, z_BTHWZ, cache, method="decode_chunk")
+
+    self._encode = jax.jit(encode, static_argnames="window")
+    self._decode = jax.jit(decode)
+
+  @classmethod
+  def load(
+    cls, workdir: str | pathlib.Path, mesh: jax.sharding.Mesh
+  ) -> "TrainedVAE":
+    """Reads the moving average of the workdir of a finished training.
+
+    Raises:
+      CheckpointError: there is none, it is no VAE, or its training is not
+        finished, so that its latents have no statistics yet.
+    """
+    checkpoints, config, meta = checkpoint.open_trained(workdir, "vae")
+    if "statistics" not in meta:
+      raise checkpoint.CheckpointError(
+        f"{workdir} was stopped at step {checkpoints.latest} of "
+        f"{config.train.steps}; the statistics of its latents are computed at "
+        "the end. Run the same pyramid-train again; it continues."
+      )
+    model = make_model(config.vae)
+    places = sharding.tree_shardings(mesh, model.shapes, model.axes)
+    target = checkpoint.placed(model.shapes, places)
+    params = checkpoints.restore({"ema": target})["ema"]
+    checkpoints.close()
+    statistics = Statistics(**meta["statistics"])
+    path = str(pathlib.Path(workdir).absolute())
+    return cls(config.vae, params, statistics, mesh=mesh, path=path)
+
+  def encode(
+    self,
+    videos: Sequence[np.ndarray],
+    ids: Sequence[str],
+    window: int,
+    batch: int = 1,
+  ) -> list[np.ndarray]:
+    """Posterior samples [T', h, w, Z] of clips uint8 [T, H, W, 3] of one shape.
+
+    A clip's draw depends on its id alone. Not normalised. The clips are padded
+    to a multiple of `batch` and of the mesh, so that few shapes are compiled.
+    """
+    split = math.lcm(self.batch_multiple, batch)
+    padded = -(-len(videos) // split) * split
+    videos = [*videos, *[videos[-1]] * (padded - len(videos))]
+    ids = [*ids, *[ids[-1]] * (padded - len(ids))]
+    keys = jax.vmap(jax.random.key)(np.array([_seed(i) for i in ids]))
+    with jax.set_mesh(self.mesh):
+      batch = sharding.place_batch(self.mesh, np.stack(videos), padded)
+      z = self._encode(self.params, batch, keys, window=window)
+    return list(np.asarray(z))[: len(videos)]
+
+  @property
+  def batch_multiple(self) -> int:
+    """Batches of a multiple of this fill the mesh."""
+    return int(np.prod([self.mesh.shape[a] for a in sharding.RULES["batch"]]))
+
+  def decode_stream(self, chunks: Iterable[jax.Array]) -> Iterator[np.ndarray]:
+    """Frames uint8 [B, T, H, W, 3] of each chunk of normalised latents.
+
+    The chunks are one clip in order; the first begins with its first frame.
+    """
+    s, cache = self.statistics, None
+    for z_BTHWZ in chunks:
+      later = z_BTHWZ / s.video_scale + s.video_shift
+      if cache is None:
+        first = z_BTHWZ[:, :1] / s.scale + s.shift
+        later = jnp.concatenate([first, later[:, 1:]], 1)
+      with jax.set_mesh(self.mesh):
+        pixels, cache = self._decode(self.params, later, cache)
+      yield to_uint8(np.asarray(pixels))
+
+
+def make_model(config: VAEConfig):
+  """The VAE as pure functions."""
+  return pure(lambda rngs: vae_lib.VAE(config, rngs=rngs))
+
+
+def _seed(id: str) -> np.uint32:
+  digest = hashlib.blake2b(id.encode(), digest_size=4).digest()
+  return np.frombuffer(digest, np.uint32)[0]
