@@ -21,6 +21,8 @@ from pyramid_jax.config import ConfigError
 from pyramid_jax.data import latents
 from pyramid_jax.data.latents import Example, Lengths, Metadata, NullPrompt
 
+KEYS = ("id", "caption", "pooled", *latents.ARRAYS, *latents.SIZES)
+
 
 class LatentWriter:
   """Writes a store shard by shard; what a killed run finished is kept.
@@ -117,15 +119,17 @@ class LatentWriter:
       ValueError: an id of the shard was neither added nor skipped.
       OSError: the records did not reach the disk whole.
     """
-    part = self._file(index).with_suffix(".partial")
+    whole = self._file(index)
+    part = whole.with_name(f"{whole.name}.partial")
     shard = ShardWriter(part, self.metadata, self.shards[index])
     try:
       yield shard
       notes = shard.close()
-    finally:
+    except BaseException:
       shard.abandon()
+      raise
     _write(self._notes(index), json.dumps(notes))
-    os.replace(part, self._file(index))  # from here on it is done
+    os.replace(part, whole)  # from here on it is done
 
   def finish(self) -> None:
     """Writes index and metadata, after which the store can be opened.
@@ -173,9 +177,10 @@ class LatentWriter:
     self._clean()
 
   def _clean(self):
-    """Removes what only the writer needs."""
-    for path in (self.path / "writing.json", *self.path.glob("shard-*.json")):
-      path.unlink(missing_ok=True)
+    """Removes what only the writer needs, and what killed runs left."""
+    for pattern in ("writing.json", "shard-*.json", "*.partial"):
+      for path in self.path.glob(pattern):
+        path.unlink(missing_ok=True)
 
 
 class ShardWriter:
@@ -211,7 +216,8 @@ class ShardWriter:
     record = latents.features().serialize_example(
       latents.features().encode_example(_encode(example))
     )
-    self._writer.write(record)
+    with self._to_disk():
+      self._writer.write(record)
     size = (*example["latent"].shape[:3], len(example["text"]))
     self._notes["sizes"].append([int(n) for n in size])
     self._notes["digests"].append(
@@ -225,9 +231,11 @@ class ShardWriter:
     self._notes["skipped"].append({"id": id, "reason": reason, **more})
 
   def abandon(self) -> None:
-    """Closes the file without finishing the shard."""
+    """Closes and removes the unfinished file."""
     if self._writer.is_open():
-      self._writer.close()
+      with contextlib.suppress(RuntimeError):  # the disk is still full
+        self._writer.close()
+    self._path.unlink(missing_ok=True)
 
   def close(self) -> dict[str, Any]:
     """Brings the records to the disk and returns the shard's index."""
@@ -236,18 +244,27 @@ class ShardWriter:
         f"{len(self._left)} ids of the shard were neither added nor skipped, "
         f"among them {min(self._left)!r}."
       )
-    self._writer.close()
-    with open(self._path, "rb") as file:
-      os.fsync(file.fileno())
-    reader = array_record_module.ArrayRecordReader(str(self._path))
-    stored = reader.num_records()
-    reader.close()
-    if stored != len(self._notes["sizes"]):
-      raise OSError(
-        f"{self._path} holds {stored} of {len(self._notes['sizes'])} records; "
-        "is the disk full? Run the same command again to redo this shard."
-      )
+    with self._to_disk():
+      self._writer.close()
+      with open(self._path, "rb") as file:
+        os.fsync(file.fileno())
+      reader = array_record_module.ArrayRecordReader(str(self._path))
+      stored = reader.num_records()
+      reader.close()
+      if stored != len(self._notes["sizes"]):
+        raise RuntimeError(f"{stored} of {len(self._notes['sizes'])} records")
     return self._notes
+
+  @contextlib.contextmanager
+  def _to_disk(self) -> Iterator[None]:
+    """Names what array_record could not write."""
+    try:
+      yield
+    except RuntimeError as error:
+      raise OSError(
+        f"{self._path} could not be written ({error}). Make room, then run the "
+        "same command again; it redoes this shard only."
+      ) from error
 
 
 def split_ids(ids: Sequence[str], per_shard: int) -> list[list[str]]:
@@ -258,7 +275,8 @@ def split_ids(ids: Sequence[str], per_shard: int) -> list[list[str]]:
 
 def _checked(example: Mapping[str, Any], metadata: Metadata) -> Example:
   """The example with the store's dtypes, or an error that names its id."""
-  example = dict(example)
+  example = {k: example[k] for k in KEYS}
+  example |= {k: int(example[k]) for k in latents.SIZES}
   wanted = {
     "latent": ((None, None, None, metadata.latent_channels), "latent_dtype"),
     "text": ((None, metadata.text_dim), "text_dtype"),

@@ -127,6 +127,8 @@ class LatentStore:
     return len(self.lengths.frames)
 
   def __getitem__(self, i: int) -> Example:
+    if not 0 <= i < len(self):
+      raise IndexError(f"clip {i} of {self.path}, which holds {len(self)}")
     return _decode(features().deserialize_example_np(self.records[i]))
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
+import signal
 import subprocess
 import sys
 
@@ -218,6 +220,38 @@ def test_kill_while_writing_loses_and_doubles_nothing(tmp_path):
   for i, id in enumerate(IDS):
     assert_same_example(store[i], example(id))
   assert store.fingerprint == write(tmp_path / "whole").fingerprint
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+  """A limit on file sizes stands for the disk."""
+  path, shards = tmp_path / "s", split_ids(IDS, 5)
+  writer = LatentWriter(path, METADATA, null_prompt(), shards)
+  before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  try:
+    full = pytest.raises(OSError, match="Make room, then run the same command")
+    with full, writer.shard(0) as shard:
+      for id in shards[0]:
+        shard.add(example(id))
+      resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, before)
+  assert writer.missing() == [0, 1]
+  assert {f.name for f in path.iterdir()} == {"null_prompt.npz", "writing.json"}
+  assert [e["id"] for e in write(path, per_shard=5)] == IDS
+
+
+def test_shards_may_be_written_at_the_same_time(tmp_path):
+  shards = split_ids(IDS, 5)
+  writer = LatentWriter(tmp_path / "s", METADATA, null_prompt(), shards)
+  with writer.shard(0) as first, writer.shard(1) as second:
+    for one, other in zip(*shards, strict=True):
+      first.add(example(one))
+      second.add(example(other))
+  writer.finish()
+  store = latents.open_store(tmp_path / "s")
+  assert [e["id"] for e in store] == IDS
 
 
 def test_writing_again_changes_nothing(tmp_path):
