@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them.
+#   bash launch/test.sh           the suite, under 10 minutes on 2 cores
+#   bash launch/test.sh --full    and what takes longer or needs torch
+# Other arguments go to pytest.
+source "$(dirname "$0")/install.sh" data,text,train,test,notebooks
+full=
+for argument in "$@"; do
+  [ "$argument" = --full ] && full=yes
+done
+if [ -n "$full" ] && ! python -c 'import torch' 2>/dev/null; then
+  # The CPU build where an index has it alone; torch is used by tests only.
+  pip install --quiet --disable-pip-version-check torch==2.13.0
+fi
+exec python -m pytest "$@"
