@@ -171,5 +171,9 @@ def write_beside(folder: Path, write: Callable[[pathlib.Path], None]):
   partial = folder.with_name(folder.name + ".partial")
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)
-  write(partial)
-  partial.rename(folder)
+  try:
+    write(partial)
+    partial.rename(folder)
+  except BaseException:
+    shutil.rmtree(partial, ignore_errors=True)
+    raise

@@ -104,6 +104,7 @@ def clip_json(config: CLIPConfig) -> dict[str, Any]:
     "model_type": "clip_text_model",
     **values,
     "projection_dim": config.projection or config.width,
+    "bos_token_id": config.vocabulary - 2,
   }
 
 

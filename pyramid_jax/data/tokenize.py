@@ -133,7 +133,7 @@ class CLIPTokenizer:
         "merges.txt; a CLIP tokenizer needs one of the two."
       )
     self.vocabulary = self._tokenizer.get_vocab_size()
-    pad = _special(self.files)["pad_token"]
+    pad = _special(folder, self.files)["pad_token"]
     self.pad = self._tokenizer.token_to_id(pad)
     if self.pad is None:
       raise TokenizerError(
@@ -186,11 +186,17 @@ def _sentencepiece(folder: str | os.PathLike, content: bytes):
   return sentencepiece.SentencePieceProcessor(model_proto=content)
 
 
-def _special(files: dict[str, bytes]) -> dict[str, str]:
+def _special(
+  folder: str | os.PathLike, files: dict[str, bytes]
+) -> dict[str, str]:
   """The special tokens that the files name, by role."""
   found = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
   for file in ("special_tokens_map.json", "tokenizer_config.json"):
-    for role, token in json.loads(files.get(file, b"{}")).items():
+    try:
+      tokens = json.loads(files.get(file, b"{}"))
+    except ValueError as error:
+      raise TokenizerError(f"{folder}/{file} is not JSON: {error}.") from error
+    for role, token in tokens.items():
       if role in ("bos_token", "eos_token", "pad_token", "unk_token") and token:
         found[role] = token["content"] if isinstance(token, dict) else token
   found.setdefault("pad_token", found["eos_token"])
@@ -202,7 +208,7 @@ def _clip_from_words(
   folder: str | os.PathLike, files: dict[str, bytes]
 ) -> tokenizers.Tokenizer:
   """A CLIP tokenizer from vocab.json and merges.txt."""
-  special = _special(files)
+  special = _special(folder, files)
   lines = files["merges.txt"].decode().splitlines()
   merges = [
     tuple(line.split(" "))

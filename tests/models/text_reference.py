@@ -1,4 +1,6 @@
-"""The reference text encoders as ours: configs, parameters, inputs."""
+"""The reference text encoders as ours, compiled once."""
+
+import functools
 
 import jax
 
@@ -11,23 +13,21 @@ from tests import reference
 REFERENCE = reference.load("text_encoders")
 
 
+@functools.cache
 def t5(dtype="float32"):
-  """The model and its parameters."""
+  """The jitted encoder and its parameters."""
   config = convert.t5_config(REFERENCE.config["t5"], dtype)
   model = pure(lambda rngs: T5(config, rngs=rngs))
   tensors = REFERENCE.under("param/t5/")
-  return model, convert.t5_from_torch(config, tensors, model.shapes)
+  params = convert.t5_from_torch(config, tensors, model.shapes)
+  return jax.jit(model.apply), params
 
 
-def clip(name, dtype="float32", **changes):
-  """The model and its parameters; `name` is "clip_l" or "clip_g"."""
-  values = {**REFERENCE.config[name], **changes}
-  config = convert.clip_config(values, dtype)
+@functools.cache
+def clip(name, dtype="float32"):
+  """The jitted encoder and its parameters; `name` is "clip_l" or "clip_g"."""
+  config = convert.clip_config(REFERENCE.config[name], dtype)
   model = pure(lambda rngs: CLIPText(config, rngs=rngs))
   tensors = REFERENCE.under(f"param/{name}/")
-  return model, convert.clip_from_torch(config, tensors, model.shapes)
-
-
-def run(model, params, *inputs):
-  """One jitted call."""
-  return jax.jit(model.apply)(params, *inputs)
+  params = convert.clip_from_torch(config, tensors, model.shapes)
+  return jax.jit(model.apply), params

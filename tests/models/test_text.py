@@ -1,0 +1,79 @@
+"""The two ways of combining text encoders give the reference's numbers."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from pyramid_jax.config import ConfigError, T5Config
+from pyramid_jax.convert import text as convert
+from pyramid_jax.models.pure import pure
+from pyramid_jax.models.text import (
+  CLIP_G,
+  CLIP_L,
+  TextConfigs,
+  TextModel,
+  combine,
+)
+from tests.models.text_reference import REFERENCE
+from tests.reference import max_error
+
+UNPROJECTED = dataclasses.replace(CLIP_L, projection=0)
+NAMES = {"sd3": ("clip_l", "clip_g"), "flux": ("clip_l",)}
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+def test_combination_is_the_references(kind):
+  sizes = REFERENCE.config
+  configs = combine(
+    kind,
+    convert.t5_config(sizes["t5"]),
+    [convert.clip_config(sizes[name]) for name in NAMES[kind]],
+  )
+  model = pure(lambda rngs: TextModel(configs, rngs=rngs))
+  params = {
+    name: convert.clip_from_torch(
+      config, REFERENCE.under(f"param/{name}/"), model.shapes[name]
+    )
+    for name, config in zip(NAMES[kind], configs.clips, strict=True)
+  }
+  params["t5"] = convert.t5_from_torch(
+    configs.t5, REFERENCE.under("param/t5/"), model.shapes["t5"]
+  )
+  clips = [REFERENCE[f"in/{name}_ids"] for name in NAMES[kind]]
+  mask = REFERENCE[f"out/{kind}/attention_mask"]
+  features, pooled = jax.jit(model.apply)(
+    params, REFERENCE["in/t5_ids"], mask, *clips
+  )
+  for key, value in (("prompt_embeds", features), ("pooled", pooled)):
+    error = max_error(value, REFERENCE[f"out/{kind}/{key}"])
+    print(f"{kind}/{key}: {error:.1e} of max")
+    assert error < 1e-5  # 2e-6 measured; float32 sums in another order
+  assert pooled.shape[1] == configs.pooled
+
+
+def test_full_size_parameters_and_widths():
+  sd3 = TextConfigs()
+  assert sd3.pooled == 2048
+  assert pure(lambda rngs: TextModel(sd3, rngs=rngs)).size == 5_580_620_800
+  flux = combine("flux", T5Config(), [CLIP_L])
+  assert flux.pooled == 768
+  assert pure(lambda rngs: TextModel(flux, rngs=rngs)).size == 4_885_371_136
+
+
+@pytest.mark.parametrize(
+  ("kind", "clips", "message"),
+  [
+    ("sd2", (CLIP_L,), "'sd2' is unknown; use one of sd3, flux"),
+    ("sd3", (CLIP_L,), "takes 2 CLIP configs, not 1"),
+    ("flux", (CLIP_L,), r"projections \[768\]"),
+    (
+      "sd3",
+      (dataclasses.replace(CLIP_L, projection=0), CLIP_G),
+      "sd3 projects",
+    ),
+  ],
+)
+def test_what_does_not_combine_is_refused(kind, clips, message):
+  with pytest.raises(ConfigError, match=message):
+    TextConfigs(kind, T5Config(), clips)
