@@ -86,11 +86,11 @@ class CLIPText(nnx.Module):
     self.embed = nnx.Embed(
       config.vocabulary,
       config.width,
-      embedding_init=axes(layers.normal(0.02), "vocabulary", "embed"),
+      embedding_init=axes(layers.normal(0.02), "vocabulary", None),
       rngs=rngs,
     )
     self.positions = nnx.Param(
-      axes(layers.normal(0.01), None, "embed")(
+      axes(layers.normal(0.01), None, None)(
         rngs.params(), (config.positions, config.width)
       )
     )

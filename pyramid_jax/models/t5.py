@@ -115,7 +115,8 @@ class T5(nnx.Module):
     self.embed = nnx.Embed(
       config.vocabulary,
       config.width,
-      embedding_init=axes(layers.normal(1.0), "vocabulary", "embed"),
+      # Whole rows: a lookup in a table split both ways gathers all of it.
+      embedding_init=axes(layers.normal(1.0), "vocabulary", None),
       rngs=rngs,
     )
     self.distance_bias = nnx.Param(
