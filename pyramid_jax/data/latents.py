@@ -26,6 +26,7 @@ import ml_dtypes  # noqa: F401  numpy learns the name "bfloat16"
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_data_source
+from tensorflow_datasets.proto import tf_example_pb2
 
 from pyramid_jax.config import ConfigError
 
@@ -129,7 +130,7 @@ class LatentStore:
   def __getitem__(self, i: int) -> Example:
     if not 0 <= i < len(self):
       raise IndexError(f"clip {i} of {self.path}, which holds {len(self)}")
-    return _decode(features().deserialize_example_np(self.records[i]))
+    return _decode(self.records[i])
 
 
 def open_store(path: str | os.PathLike) -> LatentStore:
@@ -168,11 +169,14 @@ def open_store(path: str | os.PathLike) -> LatentStore:
       file["pooled"],
     )
   counts = values["shard_lengths"]
+  files = [path / shard_name(i, len(counts)) for i in range(len(counts))]
+  if gone := [file for file in files if not file.exists()]:
+    raise ConfigError(
+      f"The store {path} lacks {len(gone)} of its {len(files)} shards (first: "
+      f"{gone[0].name}). Copy it again, or delete it and encode again."
+    )
   records = array_record_data_source.ArrayRecordDataSource(
-    [
-      f"{path / shard_name(i, len(counts))}[0:{n}]"
-      for i, n in enumerate(counts)
-    ]
+    [f"{file}[0:{n}]" for file, n in zip(files, counts, strict=True)]
   )
   return LatentStore(
     path, metadata, null, lengths, values["fingerprint"], records
@@ -227,15 +231,18 @@ def features() -> tfds.features.FeaturesDict:
   )
 
 
-def _decode(record: Example) -> Example:
-  example = {k: record[k].decode() for k in ("id", "caption")}
-  example |= {k: int(record[k]) for k in SIZES}
+def _decode(record: bytes) -> Example:
+  """Reads a record as `features` describes it, without TFDS's copies."""
+  fields = tf_example_pb2.Example.FromString(record).features.feature
+  raw = lambda key: fields[key].bytes_list.value[0]
+  whole = lambda key: fields[key].int64_list.value
+  example = {k: raw(k).decode() for k in ("id", "caption")}
   for key in ARRAYS:
-    example[key] = _from_bytes(
-      record[key], record[f"{key}_dtype"].decode(), record[f"{key}_shape"]
-    )
-  return example | {"pooled": record["pooled"]}
+    dtype = raw(f"{key}_dtype").decode()
+    example[key] = _from_bytes(raw(key), dtype, whole(f"{key}_shape"))
+  pooled = np.array(fields["pooled"].float_list.value, np.float32)
+  return example | {"pooled": pooled, **{k: whole(k)[0] for k in SIZES}}
 
 
-def _from_bytes(raw: bytes, dtype: str, shape: np.ndarray) -> np.ndarray:
-  return np.frombuffer(raw, np.dtype(dtype)).reshape(shape)
+def _from_bytes(raw: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:
+  return np.frombuffer(raw, np.dtype(dtype)).reshape(tuple(shape))

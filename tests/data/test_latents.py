@@ -108,11 +108,16 @@ def test_tfds_reads_the_folder(tmp_path):
   records = list(source["train"])
   kept = IDS[:3] + IDS[6:]
   assert [r["id"].decode() for r in records] == kept
-  first = example(kept[0])
-  latent = np.frombuffer(records[0]["latent"], np.float32)
-  np.testing.assert_array_equal(
-    latent.reshape(records[0]["latent_shape"]), first["latent"]
-  )
+  first, record = example(kept[0]), records[0]
+  for key in ("latent", "text"):
+    array = np.frombuffer(
+      record[key], np.dtype(record[f"{key}_dtype"].decode())
+    )
+    array = array.reshape(record[f"{key}_shape"])
+    np.testing.assert_array_equal(array, first[key])
+  for key in ("pooled", "frames", "height", "width"):
+    np.testing.assert_array_equal(record[key], first[key])
+  assert record["caption"].decode() == first["caption"]
 
 
 def test_skipped_inputs_are_named_with_their_reason(tmp_path):
@@ -301,6 +306,10 @@ def test_a_missing_or_foreign_store_is_one_clear_error(tmp_path):
   file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 0}))
   with pytest.raises(ConfigError, match="format version 0"):
     latents.open_store(tmp_path / "s")
+  write(tmp_path / "t")
+  (tmp_path / "t" / latents.shard_name(2, 4)).unlink()
+  with pytest.raises(ConfigError, match="lacks 1 of its 4 shards"):
+    latents.open_store(tmp_path / "t")
 
 
 def test_stores_of_a_mixture_must_share_their_encoders(tmp_path):
