@@ -151,7 +151,8 @@ def load_text_encoder(
 ) -> TextEncoder:
   """Reads encoders and tokenizers; parameters are kept in `dtype`.
 
-  With a mesh, parameters and batches are split over its devices.
+  With a mesh, of this process's devices, parameters and batches are split
+  over it.
 
   Raises:
     ConfigError: an unknown kind, or a config.json we cannot build.
