@@ -205,7 +205,7 @@ def _float32(x) -> jax.Array:
   return jnp.asarray(x, jnp.float32)
 
 
-_program = jax.jit(
+compiled_unit = jax.jit(
   sample_unit, static_argnames=("schedule", "steps", "patch", "upsample")
 )
 
@@ -224,6 +224,7 @@ def generate_units(
   keys: jax.Array | None = None,
   noise: Callable[[int], UnitNoise] | None = None,
   prefix: jax.Array | None = None,
+  program: Callable[..., jax.Array] = compiled_unit,
 ) -> Iterator[jax.Array]:
   """Generates a video, yielding each unit's latents as soon as they are clean.
 
@@ -238,6 +239,7 @@ def generate_units(
     noise: all draws of a unit, given its number.
     prefix: [B, T0, H, W, C] clean frames to go on from (an image to animate, a
       video to continue), whole units; they are not yielded again.
+    program: `sample_unit` under jit, or `sample_unit_loop`.
 
   Returns:
     An iterator of [B, F, H, W, C] float32, normalised as in training.
@@ -250,10 +252,10 @@ def generate_units(
     velocity = Partial(velocity)
   noise = noise or (lambda unit: draw_noise(keys, unit, plan, schedule))
   text = {name: text[name] for name in ("text", "text_segment", "pooled")}
-  return _units(velocity, plan, schedule, text, noise, prefix, first)
+  return _units(velocity, plan, schedule, text, noise, prefix, first, program)
 
 
-def _units(velocity, plan, schedule, text, noise, prefix, first):
+def _units(velocity, plan, schedule, text, noise, prefix, first, program):
   """The loop of `generate_units`, its arguments checked."""
   text_segment = np.asarray(text["text_segment"])
   samples = len(text_segment) // (2 if plan.guided else 1)
@@ -263,7 +265,7 @@ def _units(velocity, plan, schedule, text, noise, prefix, first):
   if prefix is not None:
     latents = _place(latents, _float32(prefix), 0)
   for unit in range(first, plan.units):
-    result = _program(
+    result = program(
       velocity,
       latents,
       unit_rows(plan, schedule.stages, unit, text_segment),

@@ -9,21 +9,27 @@ from jax.tree_util import Partial
 
 from pyramid_jax.convert import mmdit as convert
 from pyramid_jax.flow.plan import Plan, UnitNoise
-from pyramid_jax.flow.sampler import generate_units
+from pyramid_jax.flow.sampler import (
+  generate_units,
+  sample_unit,
+  sample_unit_loop,
+)
 from pyramid_jax.flow.schedule import make_schedule
 from pyramid_jax.models.mmdit import MMDiT
 from pyramid_jax.models.pure import pure
 from tests import reference
 
-CASES = ["t2v", "image", "i2v", "t2v_nocfg", "t2v_fpu2"]
 SCHEDULE = make_schedule()
 
 
 @functools.cache
-def model(settings):
-  """One module for all files: they share their config, so compiles too."""
-  config = convert.config_from_torch(dict(settings))
-  return config, pure(lambda rngs: MMDiT(config, rngs=rngs))
+def load(case):
+  """The file, its model and parameters."""
+  file = reference.load(f"sampler_mmdit_{case}")
+  config = convert.config_from_torch(file.config["model"])
+  module = pure(lambda rngs: MMDiT(config, rngs=rngs))
+  params = convert.from_torch(config, file.under("param/"), module.shapes)
+  return file, module, jax.device_put(params)
 
 
 def channels_last(x):
@@ -42,7 +48,7 @@ def read_text(file, guided):
   )
 
 
-def read_plan(file):
+def read_plan(file, multiple):
   """The plan of the released pipeline's arguments."""
   case = file.config["case"]
   arguments, image = case["kwargs"], case["mode"] == "i2v"
@@ -62,6 +68,7 @@ def read_plan(file):
     later_guidance=arguments["video_guidance_scale"],
     frames_per_unit=case.get("pipe", {}).get("frame_per_unit", 1),
     table_size=file.config["model"]["pos_embed_max_size"],
+    multiple=multiple,
   )
 
 
@@ -82,30 +89,64 @@ def read_noise(file, plan, first):
   return noise
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_generated_latents_equal_the_released_code(case):
-  file = reference.load(f"sampler_mmdit_{case}")
-  config, module = model(tuple(file.config["model"].items()))
-  params = convert.from_torch(config, file.under("param/"), module.shapes)
-  plan, prefix, first = read_plan(file), None, 0
+def worst_error(case, velocity, params, program, multiple=1):
+  """Largest absolute error over a file's units, in the latents."""
+  file = load(case)[0]
+  plan, prefix, first = read_plan(file, multiple), None, 0
   if case == "i2v":
     prefix, first = channels_last(file["out/latents"])[:, :1], 1
-    image = (channels_last(file["in/vae_sample"]) - 0.1490) / 1.8415
-    np.testing.assert_allclose(prefix, image, atol=1e-6)
   units = generate_units(
-    Partial(module.apply, jax.device_put(params)),
+    Partial(velocity, params),
     plan,
     SCHEDULE,
     read_text(file, plan.guided),
     noise=read_noise(file, plan, first),
     prefix=prefix,
+    program=program,
   )
-  count, worst = 0, 0.0
-  for unit, ours in enumerate(units, first):
-    expected = channels_last(file[f"out/unit{unit}/stage2"])
-    # the reference itself is off float64 by up to 3.4e-5, at values up to 30
-    worst = max(worst, np.abs(ours - expected).max())
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3)
-    count += 1
-  assert count == plan.units - first
-  print(f"{case}: worst absolute error {worst:.1e}")
+  result = np.concatenate(list(units), axis=1)
+  expected = channels_last(file["out/latents"])
+  assert result.shape[1] == expected.shape[1] - first
+  return np.abs(result - expected[:, first:]).max()
+
+
+# The reference's own error against float64 is up to 3.4e-5, and guidance 7 on
+# random weights amplifies whatever differs in each step; values reach 40.
+LIMIT = 1e-3
+
+
+# XLA's own passes run, LLVM's are off: compiling is most of these tests' time.
+quickly = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+program = quickly(
+  sample_unit, static_argnames=("schedule", "steps", "patch", "upsample")
+)
+
+
+@functools.cache
+def velocities():
+  """The model, the same for all files, so that programs are shared."""
+  apply = load("t2v")[1].apply
+  return apply, quickly(apply)
+
+
+@pytest.mark.parametrize("case", ["t2v", "i2v"])
+def test_program_gives_the_latents_of_the_released_code(case):
+  apply, _ = velocities()
+  assert worst_error(case, apply, load(case)[2], program) < LIMIT
+
+
+@pytest.mark.parametrize("case", ["t2v", "image", "t2v_nocfg", "t2v_fpu2"])
+def test_loop_gives_the_latents_of_the_released_code(case):
+  _, apply = velocities()
+  # one row length for all stages, units and files: the model compiles once
+  error = worst_error(case, apply, load(case)[2], sample_unit_loop, 512)
+  assert error < LIMIT
+
+
+def test_image_to_video_begins_with_the_normalised_sample():
+  file = load("i2v")[0]
+  image = (channels_last(file["in/vae_sample"]) - 0.1490) / 1.8415
+  first = channels_last(file["out/latents"])[:, :1]
+  np.testing.assert_allclose(first, image, atol=1e-6)  # float32 rounding
