@@ -1,0 +1,87 @@
+"""Listings are stable, captions found, and mistakes named by file and line."""
+
+import json
+
+import pytest
+
+from pyramid_jax.config import ConfigError
+from pyramid_jax.data.files import find_files, write_skipped
+
+
+def touch(path, text=""):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(text)
+
+
+def test_a_folder_is_listed_sorted_with_captions(tmp_path):
+  for name in ("b/a-red_fox.MP4", "a.png", "c.webm", ".hidden.mp4", "notes.md"):
+    touch(tmp_path / name)
+  touch(tmp_path / "c.txt", "a dog\nruns \n")
+  items = find_files(tmp_path)
+  assert [(i.id, i.caption, i.kind) for i in items] == [
+    ("a.png", "a", "image"),
+    ("b/a-red_fox.MP4", "a red fox", "video"),
+    ("c.webm", "a dog runs", "video"),
+  ]
+  assert all(i.path.is_file() for i in items)
+  assert find_files(tmp_path / "c.webm") == [items[2]]
+
+
+def test_a_manifest_is_relative_to_itself(tmp_path):
+  lines = [
+    {"video": "x/a.mp4", "text": "one"},
+    {"image": "b.jpg", "text": "two"},
+    {"video": "x/a.mp4", "text": "three"},
+  ]
+  path = tmp_path / "list.jsonl"
+  path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+  items = find_files(path)
+  assert [i.id for i in items] == ["x/a.mp4", "b.jpg", "x/a.mp4#3"]
+  assert [i.caption for i in items] == ["one", "two", "three"]
+  assert items[0].path == tmp_path / "x/a.mp4"
+  assert [i.kind for i in items] == ["video", "image", "video"]
+
+
+@pytest.mark.parametrize(
+  "line, message",
+  [
+    ("{video: 3}", "list.jsonl:2: not JSON"),
+    ('["a.mp4", "x"]', "list.jsonl:2: needs"),
+    ('{"video": "a.mp4"}', "list.jsonl:2: needs"),
+    ('{"text": "x"}', "list.jsonl:2: needs"),
+    ('{"video": "a.mp4", "image": "a.png", "text": "x"}', "jsonl:2: needs"),
+    ('{"video": 3, "text": "x"}', "list.jsonl:2: path and text"),
+    ('{"video": "a.mp4", "text": null}', "list.jsonl:2: path and text"),
+  ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+  path = tmp_path / "list.jsonl"
+  path.write_text('{"video": "a.mp4", "text": "fine"}\n' + line)
+  with pytest.raises(ConfigError, match=message):
+    find_files(path)
+
+
+def test_nothing_to_read_is_an_error(tmp_path):
+  with pytest.raises(ConfigError, match="does not exist"):
+    find_files(tmp_path / "absent")
+  (tmp_path / "notes.md").write_text("x")
+  with pytest.raises(ConfigError, match="has no videos or images"):
+    find_files(tmp_path)
+  (tmp_path / "list.jsonl").write_text("\n")
+  with pytest.raises(ConfigError, match="lists no files"):
+    find_files(tmp_path / "list.jsonl")
+  (tmp_path / "list.bin").write_bytes(b"\xff\xfe\x00")
+  with pytest.raises(ConfigError, match="neither text nor"):
+    find_files(tmp_path / "list.bin")
+
+
+def test_skipped_files_are_written_with_their_reasons(tmp_path):
+  path = tmp_path / "skipped.jsonl"
+  for skipped in ([("a.mp4", "old")], [("b.mp4", "short"), ("c.png", "torn")]):
+    write_skipped(path, skipped)
+  lines = [json.loads(line) for line in path.read_text().splitlines()]
+  assert lines == [
+    {"path": "b.mp4", "reason": "short"},
+    {"path": "c.png", "reason": "torn"},
+  ]
+  assert [f.name for f in tmp_path.iterdir()] == ["skipped.jsonl"]
