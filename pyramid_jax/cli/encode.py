@@ -22,7 +22,9 @@ from pyramid_jax.generate.trained_vae import TrainedVAE
 
 F = flags.FLAGS
 flags.DEFINE_string(
-  "videos", None, "Folder of videos and images, JSON-lines manifest, or dataset."
+  "videos",
+  None,
+  "Folder of videos and images, JSON-lines manifest, or dataset.",
 )
 flags.DEFINE_string("vae", None, "Workdir of the VAE's training.")
 flags.DEFINE_string("out", None, "Folder of the stored latents.")

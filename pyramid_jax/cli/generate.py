@@ -86,9 +86,7 @@ def main():
   files = paths(prompts)
   from pyramid_jax.generate.pipeline import Pipeline
 
-  pipeline = Pipeline.load(
-    F.workdir, vae=F.vae, text=F.text, weights=F.weights
-  )
+  pipeline = Pipeline.load(F.workdir, vae=F.vae, text=F.text, weights=F.weights)
   changes = {name: getattr(F, name) for name in OPTIONS}
   options = pipeline.options(**changes)
   plan = pipeline.plan(options)

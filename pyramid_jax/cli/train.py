@@ -1,7 +1,7 @@
 """pyramid-train: trains a VAE or a diffusion transformer, or continues.
 
-  pyramid-train --config=configs/tiny.py:vae --workdir=runs/vae
-  pyramid-train --config=configs/tiny.py --workdir=runs/dit --data=latents
+pyramid-train --config=configs/tiny.py:vae --workdir=runs/vae
+pyramid-train --config=configs/tiny.py --workdir=runs/dit --data=latents
 """
 
 import dataclasses

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax import checkpoint, config as settings, sharding
+from pyramid_jax import checkpoint, sharding
+from pyramid_jax import config as settings
 from pyramid_jax.config import VAEConfig
 from pyramid_jax.data.latents import Statistics
 from pyramid_jax.generate.export import to_uint8

@@ -1,6 +1,6 @@
 """The training step of the diffusion transformer.
 
-Legend: B rows of a step, n microbatches.
+Legend: B rows of a step.
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from einops import rearrange
 
 from pyramid_jax.flow import objective
 from pyramid_jax.flow.schedule import Schedule
 from pyramid_jax.models.pure import Pure
-from pyramid_jax.sharding import RULES
+from pyramid_jax.train.accumulate import accumulate
 from pyramid_jax.train.state import TrainState, update
 
 Rows = Mapping[str, jax.Array]
@@ -67,30 +66,15 @@ def make_step(
   Metrics, all float32: loss (mean over segments), stage_loss and
   stage_segments [K] (sums), grad_norm.
   """
-  n = settings.microbatches
 
   def step(state: TrainState, rows: Rows, key: jax.Array):
     segments = (rows["stage"] >= 0).sum(dtype=jnp.float32)
-    # Row b goes to part b mod n: every device keeps its own rows.
-    parts = {k: rearrange(v, "(b n) ... -> n b ...", n=n) for k, v in rows.items()}
 
-    def one(carry, part):
-      part = {k: _batched(v) for k, v in part.items()}
+    def of(part):
       draws = objective.draw(key, part, settings.max_corruption)
-      sums, grads = gradient(
-        model, schedule, state.params, part, draws, segments
-      )
-      return jax.tree.map(jnp.add, carry, (sums, grads)), None
+      return gradient(model, schedule, state.params, part, draws, segments)
 
-    K = schedule.stages
-    zero = (
-      objective.LossSums(jnp.zeros(K), jnp.zeros(K)),
-      jax.tree.map(jnp.zeros_like, state.params),
-    )
-    if n == 1:
-      (sums, grads), _ = one(zero, rows)
-    else:
-      (sums, grads), _ = jax.lax.scan(one, zero, parts)
+    sums, grads = accumulate(of, rows, settings.microbatches)
     loss = sums.mean()
     state, metrics = update(state, grads, loss, tx, settings.ema_decay)
     return state, {
@@ -101,11 +85,3 @@ def make_step(
     }
 
   return step
-
-
-def _batched(x: jax.Array) -> jax.Array:
-  """Keeps the rows of a microbatch spread over the batch axes."""
-  if jax.sharding.get_abstract_mesh().empty:
-    return x
-  spec = jax.sharding.PartitionSpec(RULES["batch"])
-  return jax.lax.with_sharding_constraint(x, spec)

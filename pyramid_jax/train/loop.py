@@ -111,9 +111,7 @@ def run(
       metrics, meta = task.finish(state)
       if metrics:
         report.write(train.steps, metrics)
-      checkpoints.save(
-        train.steps, _items(state), config, **task.meta, **meta
-      )
+      checkpoints.save(train.steps, _items(state), config, **task.meta, **meta)
     finally:
       stop.restore()
       report.close()

@@ -86,7 +86,9 @@ def _mean(steps: list[Mapping]) -> dict[str, float]:
   if not steps:
     return {}
   values = {
-    k: float(np.mean([s[k] for s in steps])) for k in steps[0] if "stage" not in k
+    k: float(np.mean([s[k] for s in steps]))
+    for k in steps[0]
+    if "stage" not in k
   }
   if "stage_loss" in steps[0]:
     total = np.sum([s["stage_loss"] for s in steps], 0)

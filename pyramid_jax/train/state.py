@@ -39,7 +39,12 @@ def init(model: Pure, tx: optax.GradientTransformation, key: jax.Array):
   params = model.init(key)
   zero = jnp.zeros((), jnp.int32)
   return TrainState(
-    zero, params, jax.tree.map(jnp.copy, params), tx.init(params), zero, zero - 1
+    zero,
+    params,
+    jax.tree.map(jnp.copy, params),
+    tx.init(params),
+    zero,
+    zero - 1,
   )
 
 
@@ -64,7 +69,9 @@ def shardings(
   return TrainState(whole, params, params, opt, whole, whole)
 
 
-def create(model: Pure, tx: optax.GradientTransformation, mesh: Mesh, seed: int):
+def create(
+  model: Pure, tx: optax.GradientTransformation, mesh: Mesh, seed: int
+):
   """A fresh state that is born in its place, never whole on one device."""
   return jax.jit(
     lambda key: init(model, tx, key), out_shardings=shardings(model, tx, mesh)

@@ -1,0 +1,35 @@
+"""A batch in parts, one after the other: less memory, the same step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from pyramid_jax.sharding import constrain
+
+Batch = Mapping[str, jax.Array]
+
+
+def accumulate(f: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+  """The sum of f(part) over `parts` equal parts of a batch.
+
+  Row b of the batch goes to part b mod `parts`, so that every device keeps its
+  own rows; the number of rows is a multiple of `parts`.
+  """
+  if parts == 1:
+    return f(batch)
+  split = {
+    k: rearrange(v, "(b n) ... -> n b ...", n=parts) for k, v in batch.items()
+  }
+
+  def one(total, part):
+    part = {
+      k: constrain(v, "batch", *[None] * (v.ndim - 1)) for k, v in part.items()
+    }
+    return jax.tree.map(jnp.add, total, f(part)), None
+
+  shapes = jax.eval_shape(f, {k: v[0] for k, v in split.items()})
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return jax.lax.scan(one, zeros, split)[0]
