@@ -1,0 +1,122 @@
+"""Names of the causal VAE's parameters in the released checkpoints."""
+
+from pyramid_jax.config import VAEConfig
+from pyramid_jax.convert.names import CONV3D, LINEAR, SAME, Name
+
+POINTWISE = "o i 1 1 1 -> i o"
+# The released code keeps the pixels (frames) of a block innermost among the
+# channels; channels-last arrays unfold without a shuffle if they are outermost.
+SPACE_UP = "(o p q) i t h w -> t h w i (p q o)"
+TIME_UP = "(o p) i t h w -> t h w i (p o)"
+
+
+def names(config: VAEConfig) -> list[Name]:
+  """The name table of a `models.vae.VAE`."""
+  return [
+    *_dense("moments", "quant_conv.conv", POINTWISE),
+    *_dense("latents", "post_quant_conv.conv", POINTWISE),
+    *_ends("encoder"),
+    *_encoder_levels(config),
+    *_ends("decoder"),
+    *_decoder_levels(config),
+  ]
+
+
+def _encoder_levels(config: VAEConfig) -> list[Name]:
+  table = []
+  size_in = config.channels[0]
+  for i, size in enumerate(config.channels):
+    ours, torch = f"encoder.levels.{i}", f"encoder.down_blocks.{i}"
+    table += _blocks(ours, torch, config.encoder_blocks, size_in != size)
+    parts = ["downsamplers"] if config.down_space[i] else []
+    parts += ["temporal_downsamplers"] if config.down_time[i] else []
+    for j, part in enumerate(parts):
+      table += _dense(
+        f"{ours}.resample.{j}", f"{torch}.{part}.0.conv.conv", CONV3D
+      )
+    size_in = size
+  return table
+
+
+def _decoder_levels(config: VAEConfig) -> list[Name]:
+  table = []
+  size_in = config.channels[-1]
+  for i, level in enumerate(reversed(range(len(config.channels)))):
+    ours, torch = f"decoder.levels.{i}", f"decoder.up_blocks.{i}"
+    size = config.channels[level]
+    table += _blocks(ours, torch, config.decoder_blocks, size_in != size)
+    parts = []
+    if level > 0 and config.down_space[level - 1]:
+      parts.append(("upsamplers", SPACE_UP, {"p": 2, "q": 2}))
+    if level > 0 and config.down_time[level - 1]:
+      parts.append(("temporal_upsamplers", TIME_UP, {"p": 2}))
+    for j, (part, layout, lengths) in enumerate(parts):
+      table += _dense(
+        f"{ours}.resample.{j}.conv",
+        f"{torch}.{part}.0.conv.conv",
+        layout,
+        lengths,
+      )
+    size_in = size
+  return table
+
+
+def _ends(side: str) -> list[Name]:
+  """First and last convolution and the middle of encoder or decoder."""
+  middle, mid_block = f"{side}.middle.blocks", f"{side}.mid_block"
+  attention = f"{mid_block}.attentions.0"
+  return [
+    *_dense(f"{side}.conv_in", f"{side}.conv_in.conv", CONV3D),
+    *_block(f"{middle}.0", f"{mid_block}.resnets.0"),
+    *_norm(f"{middle}.1.norm", f"{attention}.group_norm"),
+    *_dense(f"{middle}.1.query", f"{attention}.to_q", LINEAR),
+    *_dense(f"{middle}.1.key", f"{attention}.to_k", LINEAR),
+    *_dense(f"{middle}.1.value", f"{attention}.to_v", LINEAR),
+    *_dense(f"{middle}.1.out", f"{attention}.to_out.0", LINEAR),
+    *_block(f"{middle}.2", f"{mid_block}.resnets.1"),
+    *_norm(f"{side}.out.norm", f"{side}.conv_norm_out"),
+    *_dense(f"{side}.out.conv", f"{side}.conv_out.conv", CONV3D),
+  ]
+
+
+def _blocks(ours: str, torch: str, n: int, widens: bool) -> list[Name]:
+  table = []
+  for i in range(n):
+    block, resnet = f"{ours}.blocks.{i}", f"{torch}.resnets.{i}"
+    table += _block(block, resnet)
+    if widens and i == 0:
+      table += _dense(
+        f"{block}.shortcut", f"{resnet}.conv_shortcut.conv", POINTWISE
+      )
+  return table
+
+
+def _block(ours: str, torch: str) -> list[Name]:
+  return [
+    *_norm(f"{ours}.first.norm", f"{torch}.norm1"),
+    *_dense(f"{ours}.first.conv", f"{torch}.conv1.conv", CONV3D),
+    *_norm(f"{ours}.second.norm", f"{torch}.norm2"),
+    *_dense(f"{ours}.second.conv", f"{torch}.conv2.conv", CONV3D),
+  ]
+
+
+def _norm(ours: str, torch: str) -> list[Name]:
+  return [
+    Name(f"{ours}.affine.scale", f"{torch}.weight"),
+    Name(f"{ours}.affine.bias", f"{torch}.bias"),
+  ]
+
+
+def _dense(
+  ours: str, torch: str, layout: str, lengths: dict[str, int] | None = None
+) -> list[Name]:
+  """A kernel and its bias; output channels that split do so in both."""
+  lengths = lengths or {}
+  bias = SAME
+  if lengths:
+    before, after = layout.split(" -> ")
+    bias = f"{before.split(')')[0]}) -> ({after.split('(')[1]}"
+  return [
+    Name(f"{ours}.kernel", f"{torch}.weight", layout, lengths),
+    Name(f"{ours}.bias", f"{torch}.bias", bias, lengths),
+  ]
