@@ -1,0 +1,59 @@
+"""pyramid-shapes: writes the embedded dataset and its tiny text encoders.
+
+  pyramid-shapes --out=quickstart/shapes --text=quickstart/text
+
+Captioned clips of moving shapes, rendered here; text encoders with fixed
+random weights and tokenizers of the captions' words, in the folder layout of
+the released ones.
+"""
+
+import pathlib
+
+from absl import flags
+
+from pyramid_jax.cli import app
+from pyramid_jax.config import ConfigError
+
+F = flags.FLAGS
+flags.DEFINE_string("out", None, "Folder of the clips.")
+flags.DEFINE_string("text", None, "Folder of the text encoders.")
+flags.DEFINE_integer("clips", 512, "Clips to train on.")
+flags.DEFINE_integer("heldout", 64, "Clips held out.")
+flags.DEFINE_integer("frames", 17, "8 n + 1, at 24 a second.")
+flags.DEFINE_integer("size", 64, "Height and width in pixels.")
+flags.DEFINE_integer("seed", 0, "Of clips and text encoders.")
+flags.DEFINE_float("two_objects", 0.0, "Share of clips with two objects.")
+
+
+def main():
+  """Writes what is not there yet."""
+  for name in ("out", "text"):
+    if not F[name].value:
+      raise ConfigError(f"--{name} is missing; {F[name].help}")
+  from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
+  from pyramid_jax.data import shapes_store
+
+  settings = shapes_store.ShapesConfig(
+    clips=F.clips,
+    heldout=F.heldout,
+    seed=F.seed,
+    frames=F.frames,
+    height=F.size,
+    width=F.size,
+    two_objects=F.two_objects,
+  )
+  folder = shapes_store.write(F.out, settings)
+  if not pathlib.Path(F.text).exists():
+    stored = shapes_store.Stored(folder)
+    captions = [stored[i].caption for i in range(len(stored))]
+    write_tiny_text_encoders(F.text, captions, seed=F.seed)
+  print(f"clips: {F.out}\ntext encoders: {F.text}")
+
+
+def run():
+  """Entry point."""
+  app.run(main)
+
+
+if __name__ == "__main__":
+  run()
