@@ -9,15 +9,12 @@ from jax.tree_util import Partial
 
 from pyramid_jax.convert import mmdit as convert
 from pyramid_jax.flow.plan import Plan, UnitNoise
-from pyramid_jax.flow.sampler import (
-  generate_units,
-  sample_unit,
-  sample_unit_loop,
-)
+from pyramid_jax.flow.sampler import generate_units, sample_unit_loop
 from pyramid_jax.flow.schedule import make_schedule
 from pyramid_jax.models.mmdit import MMDiT
 from pyramid_jax.models.pure import pure
 from tests import reference
+from tests.flow.programs import program, quickly
 
 SCHEDULE = make_schedule()
 
@@ -115,15 +112,6 @@ def worst_error(case, velocity, params, program, multiple=1):
 LIMIT = 1e-3
 
 
-# XLA's own passes run, LLVM's are off: compiling is most of these tests' time.
-quickly = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
-program = quickly(
-  sample_unit, static_argnames=("schedule", "steps", "patch", "upsample")
-)
-
-
 @functools.cache
 def velocities():
   """The model, the same for all files, so that programs are shared."""
@@ -137,7 +125,7 @@ def test_program_gives_the_latents_of_the_released_code(case):
   assert worst_error(case, apply, load(case)[2], program) < LIMIT
 
 
-@pytest.mark.parametrize("case", ["t2v", "image", "t2v_nocfg", "t2v_fpu2"])
+@pytest.mark.parametrize("case", ["image", "t2v_nocfg", "t2v_fpu2"])
 def test_loop_gives_the_latents_of_the_released_code(case):
   _, apply = velocities()
   # one row length for all stages, units and files: the model compiles once

@@ -1,0 +1,14 @@
+"""Every recorded generation through the compiled program, not only two."""
+
+import pytest
+
+from tests.flow import test_sampler_goldens as goldens
+from tests.flow.programs import program
+
+
+@pytest.mark.parametrize("case", ["image", "t2v_nocfg", "t2v_fpu2"])
+def test_program_gives_the_latents_of_the_released_code(case):
+  apply, _ = goldens.velocities()
+  params = goldens.load(case)[2]
+  error = goldens.worst_error(case, apply, params, program)
+  assert error < goldens.LIMIT
