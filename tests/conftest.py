@@ -1,6 +1,7 @@
 """What every test shares: eight fake devices, and what `--full` adds."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: spend less on the code than it costs.
@@ -12,6 +13,11 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_llvm_disable_expensive_passes=true",
   ]
 )
+# Programs that several tests build are compiled once.
+CACHE = tempfile.TemporaryDirectory(prefix="pyramid-jax-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 
 def pytest_addoption(parser):

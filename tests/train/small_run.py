@@ -29,7 +29,7 @@ def config(store, steps=8, **changes) -> Config:
       sources=(Source(str(store)),), rows=8, latent_tokens=192,
       text_tokens=32, segments=8, window=16,
     ),
-    optimizer=OptimizerConfig(learning_rate=3e-3, warmup=2),
+    optimizer=OptimizerConfig(learning_rate=3e-3, warmup=1),
     train=TrainConfig(steps=steps, log_every=1, save_every=3),
   )  # fmt: skip
   for name, value in changes.items():

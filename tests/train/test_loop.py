@@ -1,0 +1,182 @@
+"""A run that is interrupted goes on as if it had not been."""
+
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from pyramid_jax import checkpoint, sharding
+from pyramid_jax.checkpoint import CheckpointError
+from pyramid_jax.config import MeshConfig
+from pyramid_jax.train import loop
+from pyramid_jax.train.dit_task import make_task
+from tests.data import random_store
+from tests.train import small_run
+
+STEPS = 8
+
+
+class Killed(Exception):
+  """Stands for the end of a process between two steps."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  path = tmp_path_factory.mktemp("latents") / "store"
+  random_store.write(path, 40)
+  return path
+
+
+def train(config, workdir, before=None, devices=None):
+  """Runs the loop; `before(n, rows)` is called before each step."""
+  mesh = sharding.make_mesh(config.mesh, devices)
+  task = make_task(config, mesh)
+
+  def batches(start):
+    for n, rows in enumerate(task.batches(start), start):
+      yield (before(n, rows) if before else None) or rows
+
+  return loop.run(
+    config, workdir, mesh, dataclasses.replace(task, batches=batches)
+  )
+
+
+def losses(workdir):
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  return {r["step"]: r["loss"] for r in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+  """Losses and final state of a run without interruption."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  state = train(small_run.config(store, STEPS), workdir)
+  return losses(workdir), jax.device_get(state)
+
+
+def test_a_whole_run_reports_every_step_and_keeps_its_config(whole, store):
+  reported, _ = whole
+  assert list(reported) == list(range(1, STEPS + 1))
+  assert all(np.isfinite(list(reported.values())))
+
+
+def test_a_killed_run_repeats_its_losses_bit_for_bit(whole, store, tmp_path):
+  config = small_run.config(store, STEPS)
+
+  def kill(n, rows):
+    if n == 5:
+      raise Killed
+
+  with pytest.raises(Killed):
+    train(config, tmp_path, kill)
+  state = train(config, tmp_path)
+  assert losses(tmp_path) == whole[0]
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), whole[1])
+
+
+def test_sigterm_saves_and_the_same_call_continues(whole, store, tmp_path):
+  config = small_run.config(store, STEPS)
+
+  def terminate(n, rows):
+    if n == 4:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.raises(loop.TrainingStopped) as stopped:
+    train(config, tmp_path, terminate)
+  assert stopped.value.code == 143
+  assert checkpoint.Checkpoints(tmp_path).latest == 5
+  train(config, tmp_path)
+  assert losses(tmp_path) == whole[0]
+
+
+def test_a_run_continues_on_another_mesh(whole, store, tmp_path):
+  config = small_run.config(store, STEPS)
+
+  def kill(n, rows):
+    if n == 4:
+      raise Killed
+
+  with pytest.raises(Killed):
+    train(config, tmp_path, kill)
+  one = dataclasses.replace(config, mesh=MeshConfig(8, 1, 1, 1))
+  train(one, tmp_path)
+  # float32 sums in another order, over five optimizer steps
+  np.testing.assert_allclose(
+    list(losses(tmp_path).values()), list(whole[0].values()), rtol=1e-3
+  )
+
+
+def test_a_finished_run_is_left_alone(store, tmp_path):
+  config = small_run.config(store, 1)
+  train(config, tmp_path)
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+  train(config, tmp_path)
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  "change, message",
+  [
+    ({"model__layers": 3}, r"config.model.layers: 2 -> 3"),
+    ({"latents__window": 17}, r"config.latents.window: 16 -> 17"),
+  ],
+)
+def test_another_model_or_data_is_refused_by_name(
+  store, tmp_path, change, message
+):
+  train(small_run.config(store, 1), tmp_path)
+  with pytest.raises(CheckpointError, match=message):
+    train(small_run.config(store, 2, **change), tmp_path)
+
+
+def poison(step):
+  def before(n, rows):
+    if n == step:
+      return {**rows, "clean": np.full_like(rows["clean"], np.inf)}
+    return None
+
+  return before
+
+
+def test_a_non_finite_loss_stops_the_run_and_names_the_rows(store, tmp_path):
+  config = small_run.config(store, STEPS)
+  with pytest.raises(
+    loop.NonFiniteError, match=r"step 4: .* rows 32 to 39; 1 such"
+  ):
+    train(config, tmp_path, poison(4))
+  assert checkpoint.Checkpoints(tmp_path).latest == 3
+
+
+def test_allowed_non_finite_steps_are_skipped_and_counted(store, tmp_path):
+  config = small_run.config(store, STEPS, train__max_nonfinite=1)
+  state = train(config, tmp_path, poison(4))
+  assert (int(state.skipped), int(state.step)) == (1, STEPS)
+  for leaf in jax.tree.leaves(state.params):
+    assert np.isfinite(np.asarray(leaf)).all()
+
+
+def test_a_full_disk_is_one_clear_error_and_loses_nothing(
+  store, tmp_path, monkeypatch
+):
+  config = small_run.config(store, STEPS)
+
+  def fill(n, rows):
+    if n == 5:
+      manager = checkpoint.ocp.CheckpointManager
+      full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+      monkeypatch.setattr(manager, "save", lambda *a, **k: raise_(full))
+
+  with pytest.raises(CheckpointError, match="disk of .* is full"):
+    train(config, tmp_path, fill)
+  monkeypatch.undo()
+  assert checkpoint.Checkpoints(tmp_path).latest == 3
+
+
+def raise_(error):
+  raise error
