@@ -2,10 +2,10 @@
 
 With n the noise, and per segment the stage's sigmas and a ratio in (0, 1]:
 
-  start  = sigma_start n + (1 - sigma_start) Up(Down(x1))        Eq. 7, 9
-  end    = sigma_end   n + (1 - sigma_end)   Down(x1)            Eq. 8, 10
-  x      = ratio start + (1 - ratio) end                         Eq. 11
-  target = start - end
+  start  = sigma_start n + (1 - sigma_start) Up(Down(x1))        Eq. 9, 10
+  end    = sigma_end   n + (1 - sigma_end)   Down(x1)
+  x      = ratio start + (1 - ratio) end                         Eq. 5
+  target = start - end                                           Eq. 11
   history: c n' + (1 - c) Down(x1), c ~ U[0, 1/3]                Sec. 3.3
   loss   = mean over segments of the mean of (v - target)^2      Eq. 11, 16
 

@@ -85,7 +85,7 @@ def noise_pyramid(x: Array, stages: int) -> list[Array]:
 def coarse_pyramid(levels: Sequence[Array], method: str = "nearest") -> list:
   """What each level looks like from the one below, Up(Down(x)); 0 at level 0.
 
-  This is the signal that a stage starts from (paper Eq. 7, 9).
+  This is the signal that a stage starts from (paper Eq. 9, 10).
   """
   return [levels[0] * 0] + [up(level, method) for level in levels[:-1]]
 

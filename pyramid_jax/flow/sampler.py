@@ -43,7 +43,7 @@ Rows = Mapping[str, jax.Array]
 
 
 def euler_step(x: jax.Array, velocity: jax.Array, change: float) -> jax.Array:
-  """One step along the flow; `change` is sigma's, negative (paper Eq. 4)."""
+  """One step along the flow; `change` is that of sigma, negative."""
   return x + change * velocity
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from pyramid_jax.flow import history, resample
@@ -271,6 +272,19 @@ def test_a_sample_does_not_depend_on_its_batch():
     PLAN, samples=1, text=one, keys=keys[1:], prefix=video[1:, :1]
   )
   close(alone, video[1:, 1:])
+
+
+def test_a_mesh_gives_the_video_of_one_device():
+  mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+  place = lambda tree, *names: jax.device_put(
+    tree, NamedSharding(mesh, PartitionSpec(*names))
+  )
+  video = generate(
+    PLAN,
+    text=place(prompts(2), "data"),
+    velocity=Partial(mix, place(parameters())),
+  )
+  close(video, generate(PLAN))
 
 
 def test_guidance_extrapolates_from_the_negative_prompt():

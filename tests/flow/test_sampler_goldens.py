@@ -35,8 +35,11 @@ def channels_last(x):
 
 
 def read_text(file, guided):
-  """Rows of text, negative first."""
-  names = ("neg", "pos") if guided else ("pos",)
+  """Two rows of text, negative first, or without guidance the same twice.
+
+  So the model has two rows in every file, and compiles once.
+  """
+  names = ("neg", "pos") if guided else ("pos", "pos")
   join = lambda key: np.concatenate([file[f"in/{n}/{key}"] for n in names])
   return dict(
     text=join("embeds"),
@@ -81,7 +84,9 @@ def read_noise(file, plan, first):
     if first:
       start, stop = start - 1, stop - 1
     at = 2 * (unit - first)
-    return UnitNoise(latents[:, start:stop], tuple(blocks[at : at + 2]))
+    noise = UnitNoise(latents[:, start:stop], tuple(blocks[at : at + 2]))
+    samples = 1 if plan.guided else 2
+    return jax.tree.map(lambda x: x.repeat(samples, 0), noise)
 
   return noise
 
