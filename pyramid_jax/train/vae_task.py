@@ -1,0 +1,122 @@
+"""Training of the VAE, from a config: clips, step, PSNR, latent statistics."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from pyramid_jax import sharding
+from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.data import clips as clips_lib
+from pyramid_jax.data.latents import Statistics
+from pyramid_jax.data.sizes import check_frames
+from pyramid_jax.models import critic
+from pyramid_jax.models import vae as vae_lib
+from pyramid_jax.models.pure import Pure, pure
+from pyramid_jax.train import vae
+from pyramid_jax.train.loop import Task
+from pyramid_jax.train.optimizer import make_optimizer
+from pyramid_jax.train.state import TrainState
+
+STATISTICS_BATCHES = 16  # of the last phase
+
+
+def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
+  """Everything that the loop needs to train a VAE on the config's clips.
+
+  Raises:
+    ConfigError: data that are missing, or phases that do not fit.
+  """
+  train, videos = config.train, config.videos
+  steps = sum(phase.steps for phase in videos.phases)
+  if steps != train.steps:
+    raise ConfigError(
+      f"the phases of config.videos have {steps} steps in all, "
+      f"config.train.steps is {train.steps}; make them equal."
+    )
+  for phase in videos.phases:
+    check_frames(phase.frames, config.flow, config.vae)
+    if phase.batch % train.microbatches:
+      raise ConfigError(
+        f"a phase's batch {phase.batch} is not a multiple of "
+        f"config.train.microbatches {train.microbatches}."
+      )
+  clips = clips_lib.TrainingClips(videos, config.seed)
+  model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
+  tx = make_optimizer(config.optimizer, train.steps)
+
+  def places(rows):
+    return sharding.local_rows(mesh, rows)
+
+  return Task(
+    model=model,
+    tx=tx,
+    step=vae.make_step(
+      model, tx, config.vae_loss, train.microbatches, config.optimizer.ema
+    ),
+    batches=lambda step: clips.batches(step, places),
+    rows=clips.rows,
+    unit="frames",
+    items=lambda batch: float(np.prod(batch["video"].shape[:2])),
+    finish=lambda state: finish(config, mesh, model, clips, state),
+  )
+
+
+def finish(
+  config: Config,
+  mesh: jax.sharding.Mesh,
+  model: Pure,
+  clips: clips_lib.TrainingClips,
+  state: TrainState,
+):
+  """PSNR on held-out clips and statistics of the latents, of the EMA weights.
+
+  Returns:
+    metrics {"psnr"}, and meta {"statistics"} for the checkpoint.
+  """
+  encode = jax.jit(
+    lambda params, video: vae_lib.posterior(
+      model.apply(params, video, method="encode")
+    )
+  )
+  decode = jax.jit(lambda params, z: model.apply(params, z, method="decode"))
+  last = sum(phase.steps for phase in config.videos.phases)
+  rows = clips.rows(last)
+
+  def place(batch):
+    return sharding.place_batch(mesh, batch, rows)
+
+  batches = clips.batches(last, lambda rows: sharding.local_rows(mesh, rows))
+  first, later = [], []
+  for _ in range(STATISTICS_BATCHES):
+    z = np.asarray(encode(state.ema, place(next(batches)["video"])).mean)
+    first.append(z[:, :1].ravel())
+    later.append(z[:, 1:].ravel())
+  held = clips_lib.heldout_clips(config.videos, config.train.eval_clips)
+  scores = []
+  for start in range(0, len(held), rows):
+    part = held[start : start + rows]
+    video = np.stack([*part, *[part[-1]] * (rows - len(part))])
+    pixels = decode(state.ema, encode(state.ema, place(video)).mode)
+    scores += list(np.asarray(critic.psnr(pixels, video))[: len(part)])
+  psnr = float(np.mean(scores))
+  print(f"PSNR on {len(scores)} held-out clips: {psnr:.2f} dB", flush=True)
+  return {"psnr": psnr}, {"statistics": statistics(first, later)}
+
+
+def statistics(first: list[np.ndarray], later: list[np.ndarray]) -> dict:
+  """Shift and scale that give first and later frames mean 0 and variance 1.
+
+  A VAE that saw single frames only uses those of the first for all.
+  """
+  a = np.concatenate(first)
+  b = np.concatenate(later)
+  b = b if len(b) else a
+  return dataclasses.asdict(
+    Statistics(
+      shift=float(a.mean()),
+      scale=float(1 / a.std()),
+      video_shift=float(b.mean()),
+      video_scale=float(1 / b.std()),
+    )
+  )
