@@ -53,9 +53,9 @@ class FileClips:
     self.config = config
 
   def read(self, i: int) -> Clip:
-    c = self.config
+    c, item = self.config, self.items[i]
     return video.read_clip(
-      self.items[i].path, c.sizes, c.fps, c.max_frames, c.min_frames
+      item.path, c.sizes, c.fps, c.max_frames, c.min_frames, sha256=item.sha256
     )
 
 

@@ -21,12 +21,14 @@ class Item:
     path: where it lies.
     caption: one text.
     kind: "video" or "image".
+    sha256: of the file, or empty: not known.
   """
 
   id: str
   path: pathlib.Path
   caption: str
   kind: str
+  sha256: str = ""
 
 
 def find_files(path: str | pathlib.Path) -> list[Item]:
@@ -34,7 +36,8 @@ def find_files(path: str | pathlib.Path) -> list[Item]:
 
   In a folder a caption is the text file beside (`cat.txt` for `cat.mp4`) or
   the file name. A line of a manifest is {"video" or "image": path, "text":
-  caption}, the path relative to the manifest.
+  caption}, the path relative to the manifest; with "sha256", the file's hash in
+  hexadecimal, any change of the file is noticed.
 
   Raises:
     ConfigError: nothing there, or a line that cannot be used.
@@ -128,8 +131,9 @@ def _manifest_line(where: str, line: str, folder: pathlib.Path) -> Item:
       f'{where}: needs "text" and either "video" or "image", as in {example}.'
     )
   file, text = entry[kinds[0]], entry["text"]
-  if not (isinstance(file, str) and file and isinstance(text, str)):
+  sha256 = entry.get("sha256", "")
+  if not (file and all(isinstance(x, str) for x in (file, text, sha256))):
     raise ConfigError(
-      f"{where}: path and text must be strings, as in {example}."
+      f"{where}: path, text and sha256 must be strings, as in {example}."
     )
-  return Item(file, folder / file, text, kinds[0])
+  return Item(file, folder / file, text, kinds[0], sha256)

@@ -2,10 +2,11 @@
 
 Decoders hide damage by default: they repeat, blend or drop frames. Here every
 error check of FFmpeg is on and ends the file, the packets fix beforehand which
-frames must come out, and anything else raises `BadVideo`. What a codec cannot
-notice stays unnoticed: damage within a packet is found reliably in H.264,
-MPEG-4, VP9 and AV1, often missed in HEVC and VP8 and in JPEG; a missing part
-is found in all of them. `tests/data/test_video_full.py` counts both.
+frames must come out, and anything else raises `BadVideo`. Video files carry no
+checksums, so this has limits: of single altered bytes about one in a hundred
+passes as a legal value in H.264, MPEG-4, VP9 and AV1 (more where frames are
+small and finely coded), and many in HEVC, VP8 and JPEG. A manifest with hashes
+has no such gap. `tests/data/test_video_full.py` counts.
 
 Legend: T frames, H W pixels. Frame k of a clip at `fps` shows the source frame
 that is nearest to `k / fps` after the first, so that any frame rate, also a
@@ -25,6 +26,8 @@ import PIL.ImageOps
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from pyramid_jax.config import ConfigError
+from pyramid_jax.data import damage
+from pyramid_jax.data.damage import BadVideo
 from pyramid_jax.data.files import IMAGE_ENDINGS
 
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
@@ -37,10 +40,6 @@ RESIZE = (
   | Interpolation.FULL_CHR_H_INT
   | Interpolation.FULL_CHR_H_INP
 )
-
-
-class BadVideo(Exception):  # noqa: N818
-  """A file that gives no clip; the message is the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +77,7 @@ def read_clip(
   start: int = 0,
   timeline: Timeline | None = None,
   crop: tuple[float, float] = (0.5, 0.5),
+  sha256: str = "",
 ) -> Clip:
   """Decodes a clip, resized to cover the best of `sizes` and cropped to it.
 
@@ -90,6 +90,7 @@ def read_clip(
     start: first frame, at `fps`.
     timeline: of this file, if it is known; saves a pass over the file.
     crop: where the window lies in what overlaps, top to bottom, left to right.
+    sha256: of the whole file, in hexadecimal; empty: not known.
 
   Raises:
     BadVideo: damaged, truncated, empty or too short; no video stream.
@@ -101,7 +102,9 @@ def read_clip(
       f"max_frames {max_frames} is not 8 n + 1; nearest: {near}."
     )
   path = pathlib.Path(path)
-  with _bad_video():
+  with damage.bad_video():
+    if sha256:
+      damage.check_hash(path, sha256)
     if path.suffix.lower() in IMAGE_ENDINGS:
       return Clip(_read_image(path, sizes, crop)[None])
     end = None if timeline else start + max_frames
@@ -126,14 +129,13 @@ def read_timeline(
   Raises:
     BadVideo: the packets are damaged, or fewer than the file announces.
   """
-  with _bad_video(), _open(path) as (container, stream):
-    pts, spans = [], []
+  with damage.bad_video(), _open(path) as (container, stream):
+    pts, spans, complete = [], [], True
     for packet in container.demux(stream):
       if not packet.size:
         continue  # PyAV's mark of the end
-      if packet.is_corrupt or packet.pts is None:
-        raise BadVideo(f"packet {len(spans)} is damaged or has no time")
-      shown = packet.duration or _frame_seconds(stream) / stream.time_base
+      damage.check_packet(stream, packet, len(spans))
+      shown = packet.duration or damage.frame_seconds(stream) / stream.time_base
       spans.append((packet.pts, packet.pts + int(shown)))
       if not packet.is_discard and _is_shown(stream, packet):
         pts.append(packet.pts)
@@ -143,17 +145,17 @@ def read_timeline(
         if packet.dts > stop:
           known = [t for t in pts if t <= packet.dts]
           if max(known, default=stop) > stop:
-            pts = known
+            pts, complete = known, False
             break
-    else:
-      if pts:
-        _check_complete(container, stream, spans)
     if not pts:
       raise BadVideo("no frames")
+    damage.check_header(container, stream, spans, complete)
     pts.sort()
     if len(set(pts)) < len(pts):
       raise BadVideo("two frames have the same time")
     seconds = np.array([float((t - pts[0]) * stream.time_base) for t in pts])
+    if seconds[-1] > 1e6:
+      raise BadVideo(f"frames are {seconds[-1]:g} seconds apart")
     return Timeline(pts, resample(seconds, fps)[:end])
 
 
@@ -226,7 +228,7 @@ def _decode_from(path, pts, picks, sizes, crop, seek: bool) -> np.ndarray:
   video, filled, due = None, 0, picks[0]
   resizer = VideoReformatter()  # keeps its tables between frames
   index_of = {t: i for i, t in enumerate(pts)}
-  with _bad_video(), _open(path) as (container, stream):
+  with damage.bad_video(), _open(path) as (container, stream):
     if seek:
       container.seek(pts[picks[0]], stream=stream)
     for frame in _frames(container, stream):
@@ -264,44 +266,6 @@ def _to_array(frame, stream, sizes, crop, resizer) -> np.ndarray:
   return crop_to(np.rot90(image.to_ndarray(), turned), target, crop)
 
 
-def _check_complete(container, stream, spans: list[tuple[int, int]]) -> None:
-  """Compares what was read to the end with what the header announced.
-
-  `spans` is when each packet is shown, from and until, in units of the stream.
-  """
-  first, last = min(s[0] for s in spans), max(s[1] for s in spans)
-  if "mp4" in container.format.name and stream.frames:
-    if len(spans) != stream.frames:
-      raise BadVideo(f"{len(spans)} of {stream.frames} frames are there")
-    first, last = 0, last - first  # durations here know of no offset
-  seconds = _announced_seconds(container, stream)
-  if seconds is None:
-    return
-  until, there = (float(t * stream.time_base) for t in (last, last - first))
-  frame = _frame_seconds(stream)
-  # headers differ in counting the time before the first frame, and the last one
-  if until < seconds - 0.75 * frame or there > seconds + 1.5 * frame:
-    raise BadVideo(f"lasts {there:.2f} instead of {seconds:.2f} seconds")
-
-
-def _announced_seconds(container, stream) -> float | None:
-  """When the video stream ends according to the header, if it says so."""
-  text = stream.metadata.get("DURATION", "")  # Matroska: 00:00:05.500000000
-  with contextlib.suppress(ValueError):
-    hours, minutes, seconds = map(float, text.split(":"))
-    return 3600 * hours + 60 * minutes + seconds
-  if stream.duration:
-    return float(stream.duration * stream.time_base)
-  if len(container.streams) == 1 and container.duration:
-    return container.duration / av.time_base
-  return None
-
-
-def _frame_seconds(stream) -> float:
-  """How long a frame is shown, on average."""
-  return float(1 / stream.average_rate) if stream.average_rate else 1 / 24
-
-
 def _is_shown(stream, packet) -> bool:
   """Whether a packet becomes a frame; VP8 has packets only for reference."""
   return stream.codec_context.name != "vp8" or bool(bytes(packet)[0] & 0x10)
@@ -333,14 +297,3 @@ def _frames(container, stream) -> Iterator[av.VideoFrame]:
   decoder.options = STRICT
   for packet in container.demux(stream):
     yield from decoder.decode(packet if packet.size else None)
-
-
-@contextlib.contextmanager
-def _bad_video() -> Iterator[None]:
-  """Turns the errors of the decoders into `BadVideo`."""
-  try:
-    yield
-  except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-    if isinstance(error, ConfigError):
-      raise
-    raise BadVideo(f"{type(error).__name__}: {error}") from error

@@ -31,7 +31,7 @@ def test_a_manifest_is_relative_to_itself(tmp_path):
   lines = [
     {"video": "x/a.mp4", "text": "one"},
     {"image": "b.jpg", "text": "two"},
-    {"video": "x/a.mp4", "text": "three"},
+    {"video": "x/a.mp4", "text": "three", "sha256": "ab"},
   ]
   path = tmp_path / "list.jsonl"
   path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
@@ -39,6 +39,7 @@ def test_a_manifest_is_relative_to_itself(tmp_path):
   assert [i.id for i in items] == ["x/a.mp4", "b.jpg", "x/a.mp4#3"]
   assert [i.caption for i in items] == ["one", "two", "three"]
   assert items[0].path == tmp_path / "x/a.mp4"
+  assert [i.sha256 for i in items] == ["", "", "ab"]
   assert [i.kind for i in items] == ["video", "image", "video"]
 
 
@@ -50,8 +51,8 @@ def test_a_manifest_is_relative_to_itself(tmp_path):
     ('{"video": "a.mp4"}', "list.jsonl:2: needs"),
     ('{"text": "x"}', "list.jsonl:2: needs"),
     ('{"video": "a.mp4", "image": "a.png", "text": "x"}', "jsonl:2: needs"),
-    ('{"video": 3, "text": "x"}', "list.jsonl:2: path and text"),
-    ('{"video": "a.mp4", "text": null}', "list.jsonl:2: path and text"),
+    ('{"video": 3, "text": "x"}', "list.jsonl:2: path, text and"),
+    ('{"video": "a.mp4", "text": null}', "list.jsonl:2: path, text and"),
   ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):

@@ -1,5 +1,7 @@
 """Files become the right frames at the right time and size, or `BadVideo`."""
 
+import hashlib
+
 import av
 import numpy as np
 import PIL.Image
@@ -187,6 +189,13 @@ def test_a_damaged_file_is_bad(file):
     path.write_bytes(damaged)
     with pytest.raises(BadVideo):
       read_clip(path, SIZE)
+
+
+def test_a_known_hash_notices_any_change(file):
+  digest = hashlib.sha256(file.read_bytes()).hexdigest()
+  assert len(read_clip(file, SIZE, sha256=digest.upper()).video) == 41
+  with pytest.raises(BadVideo, match=f"sha256 is {digest}, not 00"):
+    read_clip(file, SIZE, sha256="00")
 
 
 def test_damage_after_the_clip_does_not_matter(tmp_path):
