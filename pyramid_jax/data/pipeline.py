@@ -107,15 +107,20 @@ def batches(
     )
   source = _Ahead(Rows(stores, planner, spec), start_row, config, places)
   dataset = grain.MapDataset.source(source).batch(len(places))
-  dataset = dataset.to_iter_dataset(READ)
-  if config.workers:
-    if not flags.FLAGS.is_parsed():  # grain reads flags in its workers
-      flags.FLAGS.mark_as_parsed()
-    dataset = dataset.mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=config.workers),
-      worker_init_fn=_die_with_parent,
-    )
-  return Batches(dataset, start_row, config.rows)
+  return Batches(load_ahead(dataset, config.workers), start_row, config.rows)
+
+
+def load_ahead(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
+  """Loads in order, ahead of use: by threads, or by `workers` processes."""
+  loaded = dataset.to_iter_dataset(READ)
+  if not workers:
+    return loaded
+  if not flags.FLAGS.is_parsed():  # grain reads flags in its workers
+    flags.FLAGS.mark_as_parsed()
+  return loaded.mp_prefetch(
+    grain.MultiprocessingOptions(num_workers=workers),
+    worker_init_fn=_die_with_parent,
+  )
 
 
 def rows_of_process(sharding: Any, rows: int) -> list[int]:
