@@ -1,8 +1,12 @@
 """Clips of pixels for VAE training: batch n is a function of (settings, n).
 
-Clips come from the embedded dataset, a folder or a manifest. Files that cannot
-be used are found before training starts and left out of the order, so that a
-run never meets one, and never another clip in its place.
+Clips come from the embedded dataset, a folder or a manifest. Which clip stands
+where, which of its frames and which part of them are taken comes from hashes,
+so that a run continues exactly at any step, on any number of processes.
+
+A file that cannot be opened or is too short is left out before training
+starts. One whose damage shows only when it is decoded is replaced by another
+clip that a hash names, each time the same, and a warning names the file.
 
 Legend: B clips, T frames, H W pixels.
 """
@@ -11,130 +15,135 @@ import concurrent.futures
 import itertools
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import grain
 import numpy as np
+import PIL.Image
+import tqdm
 
 from pyramid_jax.config import ConfigError, Phase, VideoDataConfig
-from pyramid_jax.data import files, order, video
+from pyramid_jax.data import files, order, pipeline, shapes, video
+from pyramid_jax.data.damage import BadVideo, check_hash
 from pyramid_jax.data.shapes_store import Stored
-from pyramid_jax.data.video import BadVideo
 
 log = logging.getLogger(__name__)
 
-START, TOP, LEFT = range(3)  # what a hash is drawn for
-HELDOUT_SHARE = 20  # of files, one in this many is held out
+START, TOP, LEFT, INSTEAD = range(4)  # what a hash is drawn for
+HELDOUT_SHARE = 20  # of files, about one in this many is held out
+TRIES = 20  # damaged clips in a row that end the run
+Crop = tuple[float, float]
+Batch = dict[str, np.ndarray]
 
 
 class Source(Protocol):
-  """Clips of known lengths."""
+  """Clips of known lengths, read in any order, from threads.
 
-  lengths: list[int]  # frames at the asked rate
+  Attributes:
+    names: for messages.
+    lengths: frames, at the asked rate.
+  """
 
-  def read(self, i: int, start: int, phase: Phase, crop) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] from `start` on, of the phase's shape."""
+  names: list[str]
+  lengths: np.ndarray
+
+  def read(self, i: int, start: int, phase: Phase, crop: Crop) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] from `start` on, of the phase's shape.
+
+    Raises:
+      BadVideo: they cannot be decoded.
+    """
 
 
 class ShapeSource:
   """A split of the embedded dataset."""
 
-  def __init__(self, folder: str | pathlib.Path, split: str):
+  def __init__(self, folder: pathlib.Path, split: str):
     self.stored = Stored(folder, split)
-    self.lengths = [self.stored.settings.frames] * len(self.stored)
+    count = len(self.stored)
+    self.names = [f"{folder}, {split} clip {i}" for i in range(count)]
+    self.lengths = np.full(count, self.stored.settings.frames)
 
-  def read(self, i: int, start: int, phase: Phase, crop) -> np.ndarray:
+  def read(self, i: int, start: int, phase: Phase, crop: Crop) -> np.ndarray:
     frames = self.stored[i].video[start : start + phase.frames]
-    size = (phase.height, phase.width)
-    if frames.shape[1:3] == size:
-      return frames
-    return np.stack([video.crop_to(f, size, crop) for f in frames])
+    return _resize(frames, (phase.height, phase.width), crop)
 
 
 class FileSource:
-  """Videos and images; broken ones are left out and logged."""
+  """Videos and images, with their timelines."""
 
-  def __init__(self, items: Sequence[files.Item], fps: float):
-    self.fps = fps
-    self.items, self.timelines, self.lengths = [], [], []
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-      for item, found in zip(items, pool.map(self._look, items), strict=True):
-        if isinstance(found, BadVideo):
-          log.warning("%s is left out: %s", item.path, found)
-          continue
-        self.items.append(item)
-        self.timelines.append(found)
-        self.lengths.append(len(found.picks) if found else 1)
+  def __init__(
+    self,
+    items: Sequence[files.Item],
+    timelines: Sequence[video.Timeline],
+    fps: float,
+  ):
+    self.names = [str(item.path) for item in items]
+    self.lengths = np.array([len(t.picks) for t in timelines], int)
+    self.timelines, self.fps = list(timelines), fps
 
-  def _look(self, item: files.Item):
-    try:
-      if item.kind == "image":
-        video.read_clip(item.path, [(8, 8)])
-        return None
-      return video.read_timeline(item.path, self.fps)
-    except BadVideo as error:
-      return error
-
-  def read(self, i: int, start: int, phase: Phase, crop) -> np.ndarray:
-    item = self.items[i]
-    try:
-      return video.read_clip(
-        item.path, [(phase.height, phase.width)], self.fps, phase.frames,
-        phase.frames, start, self.timelines[i], crop,
-      ).video  # fmt: skip
-    except BadVideo as error:
-      raise ConfigError(
-        f"{item.path} cannot be decoded: {error}. Remove it from the data and "
-        "start again with a new --workdir."
-      ) from error
+  def read(self, i: int, start: int, phase: Phase, crop: Crop) -> np.ndarray:
+    return video.read_clip(
+      self.names[i],
+      [(phase.height, phase.width)],
+      self.fps,
+      max_frames=phase.frames,
+      min_frames=phase.frames,
+      start=start,
+      timeline=self.timelines[i],
+      crop=crop,
+    ).video
 
 
-def open_source(path: str, fps: float, *, heldout: bool) -> Source:
-  """The training or the held-out clips below a path.
+def open_sources(config: VideoDataConfig) -> tuple[Source, Source]:
+  """The training and the held-out clips.
 
-  The embedded dataset has its own split; of files, every `HELDOUT_SHARE`-th is
-  held out, and one at least if there are two.
+  The embedded dataset has its own split. Of videos and of images each, those
+  whose id hashes to 0 modulo 20 are held out, or else the first by hash.
+
+  Raises:
+    ConfigError: nothing to train on, or nothing to hold out.
   """
-  if not path:
+  if not config.path:
     raise ConfigError(
       "config.videos.path is empty; name the embedded dataset, a folder of "
       "videos or a manifest, or give --data."
     )
-  if (pathlib.Path(path) / "dataset_info.json").exists():
-    return ShapeSource(path, "heldout" if heldout else "train")
-  items = files.find_files(path)
-  held = set(range(0, len(items), HELDOUT_SHARE)) if len(items) > 1 else set()
-  chosen = [x for i, x in enumerate(items) if (i in held) == heldout]
-  source = FileSource(chosen or items, fps)
-  if not source.lengths:
-    raise ConfigError(f"none of the {len(items)} files of {path} can be read.")
-  return source
+  path = pathlib.Path(config.path)
+  if not (path / "dataset_info.json").exists():
+    return _open_files(path, config.fps)
+  if config.fps != shapes.FPS:
+    raise ConfigError(
+      f"config.videos.fps is {config.fps:g}, but {path} holds clips of "
+      f"{shapes.FPS} frames a second; set it to {shapes.FPS}."
+    )
+  return ShapeSource(path, "train"), ShapeSource(path, "heldout")
 
 
 class TrainingClips:
-  """Random clips of the config's phases.
+  """Random clips of the config's phases, and the held-out ones.
 
   Raises:
     ConfigError: nothing to read, or a phase longer than every clip.
   """
 
   def __init__(self, config: VideoDataConfig, seed: int):
-    self.phases, self.seed = config.phases, seed
-    self.source = open_source(config.path, config.fps, heldout=False)
-    self.long_enough = {
-      frames: [i for i, n in enumerate(self.source.lengths) if n >= frames]
-      for frames in {phase.frames for phase in config.phases}
-    }
-    for frames, fit in self.long_enough.items():
-      if not fit:
+    self.phases, self.seed, self.workers = config.phases, seed, config.workers
+    self.source, self.held_out = open_sources(config)
+    for phase in self.phases:
+      if phase.frames % 8 != 1:
         raise ConfigError(
-          f"a phase of config.videos trains on {frames} frames, but the longest "
-          f"clip of {config.path} has {max(self.source.lengths)}."
+          f"a phase's frames {phase.frames} are not 8 n + 1; nearest: "
+          f"{max(round((phase.frames - 1) / 8), 0) * 8 + 1}."
         )
-    self.ends = list(itertools.accumulate(p.steps for p in config.phases))
-    sizes = [p.steps * p.batch for p in config.phases]
+    self.fit = [_long_enough(self.source, p, "training") for p in self.phases]
+    _long_enough(self.held_out, self.phases[-1], "held-out")
+    self.ends = list(itertools.accumulate(p.steps for p in self.phases))
+    sizes = [p.steps * p.batch for p in self.phases]
     self.first = [0, *itertools.accumulate(sizes)]
+    self.reported: set[str] = set()
 
   def phase(self, step: int) -> int:
     """Number of the phase that a step belongs to; the last one goes on."""
@@ -145,64 +154,168 @@ class TrainingClips:
     """Clips in the batch of a step."""
     return self.phases[self.phase(step)].batch
 
-  def clip(self, step: int, place: int) -> dict[str, np.ndarray]:
+  def clip(self, step: int, place: int) -> Batch:
     """Clip `place` of a step's batch: video float32 in [-1, 1], index."""
     p = self.phase(step)
-    phase = self.phases[p]
     begun = self.ends[p - 1] if p else 0
-    n = self.first[p] + (step - begun) * phase.batch + place
-    fit = self.long_enough[phase.frames]
-    epoch, position = divmod(n, len(fit))
-    i = fit[
-      int(order.permute(np.array([position]), len(fit), self.seed, epoch)[0])
-    ]
-    spare = self.source.lengths[i] - phase.frames + 1
-    start = int(order.uniform(self.seed, n, START) * spare)
-    crop = tuple(float(order.uniform(self.seed, n, k)) for k in (TOP, LEFT))
-    frames = self.source.read(i, start, phase, crop)
-    return {"video": to_float(frames), "index": np.int32(n)}
+    row = (step - begun) * self.phases[p].batch + place
+    n = self.first[p] + row
+    epoch, position = divmod(row, len(self.fit[p]))
+    at = order.permute(
+      np.array([position]), len(self.fit[p]), self.seed, p, epoch
+    )
+    return {
+      "video": to_float(self._read(p, n, int(at[0]))),
+      "index": np.int32(n),
+    }
+
+  def _read(self, p: int, n: int, at: int) -> np.ndarray:
+    """Row n from the clip `at` of those that fit, or from one instead."""
+    draw = lambda *key: float(order.uniform(self.seed, n, *key))
+    for attempt in range(TRIES):
+      i = int(self.fit[p][at])
+      spare = int(self.source.lengths[i]) - self.phases[p].frames
+      start = int(draw(START, attempt) * (spare + 1))
+      crop = draw(TOP, attempt), draw(LEFT, attempt)
+      try:
+        return self.source.read(i, start, self.phases[p], crop)
+      except BadVideo as error:
+        self._report(self.source.names[i], error)
+      at = int(draw(INSTEAD, attempt) * len(self.fit[p]))
+    raise ConfigError(
+      f"{TRIES} clips one after the other cannot be decoded; the warnings name "
+      "them. Remove the damaged files."
+    )
+
+  def _report(self, name: str, error: BadVideo) -> None:
+    if name not in self.reported:
+      self.reported.add(name)
+      log.warning("%s is damaged, another clip is used: %s", name, error)
 
   def batches(
-    self, start: int, places_of, workers: int = 0
-  ) -> Iterator[dict[str, np.ndarray]]:
+    self, start: int, places_of: Callable[[int], Sequence[int]]
+  ) -> Iterator[Batch]:
     """Batches from a step on, of the places that `places_of(rows)` names."""
-    del workers
-    return iter(
-      grain.MapDataset.source(_Steps(self, start, places_of)).to_iter_dataset(
-        grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    steps = grain.MapDataset.source(_Steps(self, start, places_of))
+    return iter(pipeline.load_ahead(steps, self.workers))
+
+  def heldout(self, count: int) -> list[np.ndarray]:
+    """Held-out clips float32 [T, H, W, 3], of the shape of the last phase.
+
+    Always the same ones: the middle of each clip, at most `count`.
+
+    Raises:
+      ConfigError: none can be decoded.
+    """
+    phase, found = self.phases[-1], []
+    for i in _long_enough(self.held_out, phase, "held-out"):
+      start = (int(self.held_out.lengths[i]) - phase.frames) // 2
+      try:
+        frames = self.held_out.read(int(i), start, phase, (0.5, 0.5))
+      except BadVideo as error:
+        name = self.held_out.names[i]
+        log.warning("%s is damaged and not measured on: %s", name, error)
+        continue
+      found.append(to_float(frames))
+      if len(found) == count:
+        break
+    if not found:
+      raise ConfigError(
+        "no held-out clip can be decoded; the warnings name them."
       )
-    )
+    return found
 
 
 class _Steps:
   """Batches by number, for grain."""
 
   def __init__(self, clips: TrainingClips, start: int, places_of):
-    self.clips, self.start, self.places_of = clips, start, places_of
+    self.clips, self.start = clips, start
+    # evaluated here, since loader processes know no mesh
+    self.places = {p.batch: tuple(places_of(p.batch)) for p in clips.phases}
 
   def __len__(self) -> int:
-    return 2**31 - 1
+    return 2**31 - 1 - self.start
 
-  def __getitem__(self, n: int) -> dict[str, np.ndarray]:
+  def __getitem__(self, n: int) -> Batch:
     step = self.start + int(n)
-    places = self.places_of(self.clips.rows(step))
+    places = self.places[self.clips.rows(step)]
     parts = [self.clips.clip(step, place) for place in places]
     return {k: np.stack([part[k] for part in parts]) for k in parts[0]}
-
-
-def heldout_clips(config: VideoDataConfig, count: int) -> list[np.ndarray]:
-  """Held-out clips float32 [T, H, W, 3], of the shape of the last phase."""
-  phase = config.phases[-1]
-  source = open_source(config.path, config.fps, heldout=True)
-  fit = [i for i, n in enumerate(source.lengths) if n >= phase.frames]
-  if not fit:
-    raise ConfigError(
-      f"no held-out clip of {config.path} has the {phase.frames} frames of the "
-      "last phase of config.videos."
-    )
-  return [to_float(source.read(i, 0, phase, (0.5, 0.5))) for i in fit[:count]]
 
 
 def to_float(frames: np.ndarray) -> np.ndarray:
   """Bytes as float32 pixels in [-1, 1]."""
   return frames.astype(np.float32) / 127.5 - 1
+
+
+def _long_enough(source: Source, phase: Phase, kind: str) -> np.ndarray:
+  """Which clips have a phase's number of frames."""
+  fit = np.flatnonzero(source.lengths >= phase.frames)
+  if not len(fit):
+    raise ConfigError(
+      f"a phase of config.videos needs {phase.frames} frames, but the longest "
+      f"of {len(source.lengths)} {kind} clips has "
+      f"{max(source.lengths, default=0)}. Use fewer frames or longer clips."
+    )
+  return fit
+
+
+def _open_files(path: pathlib.Path, fps: float) -> tuple[Source, Source]:
+  """Reads all timelines; leaves out, with a warning, what has none."""
+  items = files.find_files(path)
+
+  def look(item: files.Item) -> video.Timeline | None:
+    try:
+      timeline = video.read_timeline(item.path, fps)
+      if item.sha256:
+        check_hash(item.path, item.sha256)
+      return timeline
+    except BadVideo as error:
+      log.warning("%s is left out: %s", item.path, error)
+      return None
+
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    found = tqdm.tqdm(
+      pool.map(look, items), "look at files", len(items), disable=None
+    )
+    pairs = [(i, t) for i, t in zip(items, found, strict=True) if t]
+  held = _held_out([item for item, _ in pairs])
+  train = [pair for pair in pairs if pair[0].id not in held]
+  if not train or not held:
+    raise ConfigError(
+      f"{path} has {len(pairs)} usable of {len(items)} files; at least 2 of "
+      "one kind are needed, one to train on and one to measure on."
+    )
+  heldout = [pair for pair in pairs if pair[0].id in held]
+  log.info(
+    "%d files to train on, %d held out, %d left out",
+    len(train),
+    len(heldout),
+    len(items) - len(pairs),
+  )
+  return (
+    FileSource(*zip(*train, strict=True), fps),
+    FileSource(*zip(*heldout, strict=True), fps),
+  )
+
+
+def _held_out(items: Sequence[files.Item]) -> set[str]:
+  """Ids to hold out, by a hash that other files do not change."""
+  digest = lambda id: zlib.crc32(id.encode())
+  held = set()
+  for kind in ("video", "image"):
+    ids = [item.id for item in items if item.kind == kind]
+    chosen = {id for id in ids if digest(id) % HELDOUT_SHARE == 0}
+    if len(ids) > 1:
+      held |= chosen if 0 < len(chosen) < len(ids) else {min(ids, key=digest)}
+  return held
+
+
+def _resize(frames: np.ndarray, size: tuple[int, int], crop: Crop):
+  """Makes [T, H, W, 3] cover the size and crops it."""
+  _, resized = video.cover(*frames.shape[1:3], [size])
+  if resized != frames.shape[1:3]:
+    images = [PIL.Image.fromarray(f).resize(resized[::-1]) for f in frames]
+    frames = np.stack([np.asarray(image) for image in images])
+  return video.crop_to(frames, size, crop)

@@ -160,6 +160,8 @@ class Stored:
     return len(self.records)
 
   def __getitem__(self, index: int) -> shapes.Example:
+    if not 0 <= index < len(self):
+      raise IndexError(f"clip {index} of {len(self)}")
     record = self.records[index]
     shape = (record["frames"], record["height"], record["width"], 3)
     video = np.frombuffer(zlib.decompress(record["video"]), np.uint8)

@@ -92,7 +92,7 @@ def finish(
     z = np.asarray(encode(state.ema, place(next(batches)["video"])).mean)
     first.append(z[:, :1].ravel())
     later.append(z[:, 1:].ravel())
-  held = clips_lib.heldout_clips(config.videos, config.train.eval_clips)
+  held = clips.heldout(config.train.eval_clips)
   scores = []
   for start in range(0, len(held), rows):
     part = held[start : start + rows]

@@ -1,0 +1,217 @@
+"""Batches of clips are functions of their number, and hold what they should."""
+
+import itertools
+import logging
+import pickle
+
+import av
+import numpy as np
+import numpy.testing as npt
+import PIL.Image
+import pytest
+
+from pyramid_jax.config import ConfigError, Phase, VideoDataConfig
+from pyramid_jax.data.clips import TrainingClips
+from pyramid_jax.data.shapes_store import ShapesConfig, Stored, write
+from tests.data.videos import numbered, numbers, write_video
+
+PHASES = (
+  Phase(steps=3, batch=4, frames=1, height=32, width=32),
+  Phase(steps=2, batch=2, frames=9, height=32, width=32),
+)
+
+
+def take(clips, start, count, places_of=range):
+  batches = clips.batches(start, places_of)
+  return list(itertools.islice(batches, count))
+
+
+def assert_same(actual, desired):
+  assert len(actual) == len(desired)
+  for a, b in zip(actual, desired, strict=True):
+    npt.assert_array_equal(a["video"], b["video"])
+    npt.assert_array_equal(a["index"], b["index"])
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+  """Six clips to train on and three held out."""
+  settings = ShapesConfig(clips=6, heldout=3, frames=17, height=32, width=32)
+  folder = write(tmp_path_factory.mktemp("clips") / "shapes", settings)
+  return str(folder)
+
+
+@pytest.fixture
+def shapes(rendered):
+  return TrainingClips(VideoDataConfig(rendered, PHASES), seed=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Videos of rising gray, an image, and files that cannot be used."""
+  folder = tmp_path_factory.mktemp("files")
+  for i, count in enumerate((17, 20, 25, 25, 30, 5)):
+    write_video(folder / f"{i}.mp4", numbered(count, 48, 64))
+  for name in ("a", "b"):
+    PIL.Image.new("RGB", (64, 64), (16, 16, 16)).save(folder / f"{name}.png")
+  (folder / "broken.mp4").write_bytes(b"no video")
+  return folder
+
+
+def test_a_batch_has_the_shape_of_its_phase_and_rows_are_numbered(shapes):
+  batches = take(shapes, 0, 5)
+  assert [b["video"].shape[:2] for b in batches] == [(4, 1)] * 3 + [(2, 9)] * 2
+  assert [shapes.rows(step) for step in range(6)] == [4, 4, 4, 2, 2, 2]
+  npt.assert_array_equal(
+    np.concatenate([b["index"] for b in batches]), range(16)
+  )
+  for b in batches:
+    assert b["video"].dtype == np.float32
+    assert -1 <= b["video"].min() < b["video"].max() <= 1
+
+
+@pytest.mark.parametrize("start", [1, 3, 4])
+def test_a_run_continues_exactly_at_any_step(shapes, start):
+  # the last phase goes on after its end
+  assert_same(take(shapes, start, 6 - start), take(shapes, 0, 6)[start:])
+
+
+def test_hosts_load_parts_of_the_same_batch(shapes):
+  whole = take(shapes, 0, 5)
+  halves = [
+    take(shapes, 0, 5, lambda n, h=h: range(h * n // 2, (h + 1) * n // 2))
+    for h in range(2)
+  ]
+  joined = [
+    {key: np.concatenate([a[key], b[key]]) for key in a}
+    for a, b in zip(*halves, strict=True)
+  ]
+  assert_same(joined, whole)
+
+
+def test_loader_processes_give_the_same_batches(shapes):
+  batches = shapes.batches(2, range)
+  sent = pickle.loads(pickle.dumps(shapes))
+  assert_same(take(sent, 2, 2), list(itertools.islice(batches, 2)))
+
+
+def test_a_row_is_a_run_of_frames_of_a_training_clip(shapes, rendered):
+  stored = [clip.video for clip in Stored(rendered)]
+  seen = set()
+  for batch in take(shapes, 3, 6):
+    for video in np.rint((batch["video"] + 1) * 127.5).astype(np.uint8):
+      places = [
+        (i, start)
+        for i, clip in enumerate(stored)
+        for start in range(9)
+        if (clip[start : start + 9] == video).all()
+      ]
+      assert len(places) == 1
+      seen.update(places)
+  assert {i for i, _ in seen} == set(range(6))  # two epochs
+  assert len({start for _, start in seen}) > 3
+
+
+def test_every_clip_comes_once_an_epoch(folder):
+  config = VideoDataConfig(str(folder), (Phase(9, 2, 1, 32, 32),))
+  clips = TrainingClips(config, 0)
+  asked = []
+  clips.source.read = lambda i, *_: asked.append(i) or np.zeros((1, 1, 1, 3))
+  count = len(clips.source.lengths)
+  for row in range(3 * count):
+    clips.clip(row // 2, row % 2)
+  for epoch in range(3):
+    part = asked[epoch * count : (epoch + 1) * count]
+    assert sorted(part) == list(range(count))
+
+
+def test_another_size_is_covered_and_cropped(rendered):
+  phase = Phase(steps=1, batch=6, frames=9, height=16, width=24)
+  clips = TrainingClips(VideoDataConfig(rendered, (phase,)), 0)
+  assert take(clips, 0, 1)[0]["video"].shape == (6, 9, 16, 24, 3)
+
+
+def test_held_out_clips_are_fixed_and_not_trained_on(shapes, rendered):
+  held = shapes.heldout(8)
+  stored = [clip.video[4:13] for clip in Stored(rendered, "heldout")]
+  npt.assert_array_equal(
+    np.rint((np.stack(held) + 1) * 127.5), np.stack(stored)
+  )
+  assert len(shapes.heldout(2)) == 2
+
+
+def test_files_that_cannot_be_used_are_named_and_left_out(folder, caplog):
+  config = VideoDataConfig(str(folder), PHASES)
+  with caplog.at_level(logging.INFO):
+    clips = TrainingClips(config, 0)
+  assert "broken.mp4 is left out" in caplog.text
+  assert "1 left out" in caplog.text
+  train, held = set(clips.source.names), set(clips.held_out.names)
+  assert not train & held and len(train | held) == 8
+  assert {name[-3:] for name in held} == {"mp4", "png"}
+
+
+def test_frames_of_a_file_follow_each_other(folder):
+  clips = TrainingClips(VideoDataConfig(str(folder), PHASES), 0)
+  starts = set()
+  for batch in take(clips, 3, 8):
+    for video in (batch["video"] + 1) * 127.5:
+      first, *rest = numbers(video)
+      assert rest == list(range(first + 1, first + 9))
+      starts.add(first)
+  assert len(starts) > 5
+  assert clips.heldout(8)[0].shape == (9, 32, 32, 3)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+  """Five good videos, and two whose damage only decoding shows."""
+  for i in range(7):
+    path = write_video(tmp_path / f"{i}.mp4", numbered(9))
+    if i % 4 == 1:
+      with av.open(str(path)) as file:
+        packet = next(file.demux(video=0))
+      data = bytearray(path.read_bytes())
+      data[packet.pos + 5 : packet.pos + packet.size] = b"x" * (packet.size - 5)
+      path.write_bytes(data)
+  return VideoDataConfig(str(tmp_path), (Phase(9, 2, 9, 32, 32),))
+
+
+def test_damage_is_named_once_and_the_run_goes_on_the_same(damaged, caplog):
+  clips = TrainingClips(damaged, 0)
+  first = take(clips, 0, 8)
+  named = [r.getMessage() for r in caplog.records if "is damaged" in r.message]
+  bad = [n for n in clips.source.names if n.endswith(("1.mp4", "5.mp4"))]
+  assert sorted(m.split()[0] for m in named) == bad
+  for batch in first:
+    for video in (batch["video"] + 1) * 127.5:
+      assert numbers(video) == list(range(9))
+  assert_same(take(TrainingClips(damaged, 0), 3, 5), first[3:])
+
+
+def test_nothing_but_damage_ends_the_run(damaged):
+  clips = TrainingClips(damaged, 0)
+  good = [n for n in clips.source.names if n.endswith(("1.mp4", "5.mp4"))]
+  clips.source.names = [good[0]] * len(clips.source.names)
+  with pytest.raises(ConfigError, match="20 clips one after the other"):
+    clips.clip(0, 0)
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"path": ""}, "config.videos.path is empty"),
+    ({"fps": 12.0}, "config.videos.fps is 12, but .* set it to 24"),
+    ({"phases": (Phase(1, 1, 25, 32, 32),)}, "needs 25 frames.*6 training.*17"),
+    ({"phases": (Phase(1, 1, 8, 32, 32),)}, "frames 8 are not 8 n .*est: 9"),
+  ],
+)
+def test_settings_that_do_not_fit_are_refused(rendered, changes, message):
+  settings = {"path": rendered, "phases": PHASES} | changes
+  with pytest.raises(ConfigError, match=message):
+    TrainingClips(VideoDataConfig(**settings), 0)
+
+
+def test_one_file_cannot_be_trained_and_measured_on(folder):
+  with pytest.raises(ConfigError, match="1 usable of 1 files; at least 2"):
+    TrainingClips(VideoDataConfig(str(folder / "0.mp4"), PHASES), 0)
