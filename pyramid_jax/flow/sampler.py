@@ -54,7 +54,6 @@ class _Unit(NamedTuple):
   pool_BND: jax.Array
   rows: tuple[Rows, ...]
   text: Rows
-  noise: UnitNoise
   guidance: jax.Array
 
 
@@ -90,48 +89,26 @@ def sample_unit(
   Returns:
     [B, F, H, W, C] the unit's clean latents.
   """
-  K = schedule.stages
-  unit = _Unit(
-    velocity,
-    token_pool(pyramid(latents, K), patch),
-    rows,
-    text,
-    noise,
-    guidance,
-  )
-  height, width = latents.shape[2:4]
+  K, (height, width) = schedule.stages, latents.shape[2:4]
+  pool = token_pool(pyramid(latents, K), patch)
+  unit = _Unit(velocity, pool, rows, text, guidance)
 
   def corner(k):
-    return (
-      ...,
-      slice(height >> K - 1 - k),
-      slice(width >> K - 1 - k),
-      slice(None),
-    )
+    sides = slice(height >> K - 1 - k), slice(width >> K - 1 - k)
+    return (..., *sides, slice(None))
 
   def stage(k, canvas):
     x = canvas[corner(max(k - 1, 0))]
-    if k:
+    if k > 0:
       x = stage_jump(x, schedule, k, noise.blocks[k - 1], upsample)
-    model = _stage_velocity(unit, k, x.shape, patch)
-    timesteps, sigmas = inference_table(schedule, k, steps[k])
-
-    def euler(tokens, step):
-      timestep, change = step
-      return euler_step(tokens, model(tokens, timestep), change), None
-
-    table = (_float32(timesteps), _float32(np.diff(sigmas)))
-    tokens = lax.scan(euler, patchify(x, patch), table)[0]
-    return canvas.at[corner(k)].set(_image(tokens, x.shape, patch))
+    x = _flow(unit, k, x, inference_table(schedule, k, steps[k]), patch)
+    return canvas.at[corner(k)].set(x)
 
   branches = [functools.partial(stage, k) for k in range(K)]
-  canvas = jnp.zeros_like(noise.start)
-  canvas = canvas.at[corner(0)].set(noise_pyramid(noise.start, K)[0])
-  return lax.scan(
-    lambda canvas, k: (lax.switch(k, branches, canvas), None),
-    canvas,
-    jnp.arange(K),
-  )[0]
+  switch = lambda canvas, k: (lax.switch(k, branches, canvas), None)
+  start = noise_pyramid(noise.start, K)[0]
+  canvas = jnp.zeros_like(noise.start).at[corner(0)].set(start)
+  return lax.scan(switch, canvas, jnp.arange(K))[0]
 
 
 def sample_unit_loop(
@@ -150,7 +127,7 @@ def sample_unit_loop(
   """`sample_unit` as Algorithm 1 reads: loops over stages and steps."""
   K = schedule.stages
   pool = token_pool(pyramid(latents, K), patch)
-  unit = _Unit(velocity, pool, rows, text, noise, guidance)
+  unit = _Unit(velocity, pool, rows, text, guidance)
   x = noise_pyramid(noise.start, K)[0]
   for k in range(K):
     if k > 0:
@@ -161,6 +138,25 @@ def sample_unit_loop(
       v = _image(model(patchify(x, patch), timestep), x.shape, patch)
       x = euler_step(x, v, _float32(sigmas[i + 1] - sigmas[i]))
   return x
+
+
+def _flow(
+  unit: _Unit,
+  k: int,
+  x: jax.Array,
+  table: tuple[np.ndarray, np.ndarray],
+  patch: int,
+) -> jax.Array:
+  """A stage from its start to its end: a scan over its Euler steps."""
+  model = _stage_velocity(unit, k, x.shape, patch)
+
+  def step(tokens, now):
+    timestep, change = now
+    return euler_step(tokens, model(tokens, timestep), change), None
+
+  timesteps, sigmas = table
+  now = (_float32(timesteps), _float32(np.diff(sigmas)))
+  return _image(lax.scan(step, patchify(x, patch), now)[0], x.shape, patch)
 
 
 def _stage_velocity(
