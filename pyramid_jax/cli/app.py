@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from pyramid_jax.config import Config, ConfigError, from_dict
@@ -14,24 +15,26 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 
 
-def config(default: Config | None = None) -> Config:
+def config() -> Config:
   """The run that --config and its overrides describe.
 
   Raises:
     ConfigError: there is no --config, or it holds what we do not know.
   """
-  if CONFIG.value is None:
-    if default is not None:
-      return default
+  try:
+    values = CONFIG.value
+  except OSError as error:
+    raise ConfigError(f"--config cannot be read: {error}") from error
+  if values is None:
     raise ConfigError("--config is missing; for example configs/tiny.py.")
-  return from_dict(Config, CONFIG.value)
+  return from_dict(Config, values)
 
 
 def run(main: Callable[[], None]):
   """Runs a command; a mistake of the user is one line and exit code 2."""
-  logging.basicConfig(level=logging.INFO, format="%(message)s")
-  for noisy in ("jax", "orbax", "absl"):
-    logging.getLogger(noisy).setLevel(logging.WARNING)
+  logging.basicConfig(level=logging.WARNING, format="%(message)s")
+  logging.getLogger("pyramid_jax").setLevel(logging.INFO)
+  absl_logging.set_verbosity(absl_logging.WARNING)
 
   def parse(argv):
     try:
@@ -51,7 +54,9 @@ def run(main: Callable[[], None]):
 
 
 def _fail(error: BaseException | str):
-  lines = str(error).strip("'\"").replace("\\n", " ").splitlines()
-  text = " ".join(line.strip() for line in lines if line.strip())
+  if isinstance(error, KeyError) and error.args:
+    error = error.args[0]  # its str is a repr
+  lines = (line.strip() for line in str(error).splitlines())
+  text = " ".join(line for line in lines if line)
   print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {text}", file=sys.stderr)
   raise SystemExit(2)

@@ -1,0 +1,76 @@
+"""The whole system, small enough for two CPU cores.
+
+Commands (launch/quickstart.sh runs them in this order):
+  pyramid-shapes --out=quickstart/shapes --text=quickstart/text
+  pyramid-train --config=configs/tiny.py:vae --workdir=quickstart/vae
+  pyramid-encode --config=configs/tiny.py --videos=quickstart/shapes \\
+    --vae=quickstart/vae --out=quickstart/latents
+  pyramid-train --config=configs/tiny.py --workdir=quickstart/train
+Hardware: two CPU cores, 6 GB of memory; also any single GPU or TPU.
+Expected: see the results in README.md.
+"""
+
+from pyramid_jax.config import settings
+
+VAE_PHASES = (
+  dict(steps=450, batch=8, frames=1, height=64, width=64),
+  dict(steps=100, batch=4, frames=9, height=64, width=64),
+)
+
+
+def get_config(kind="dit"):
+  """`kind` is "vae" or "dit": what pyramid-train trains."""
+  if kind == "vae":
+    optimizer = dict(
+      learning_rate=2e-3, warmup=20, schedule="cosine", beta2=0.99, ema=0.99
+    )
+    train = dict(steps=sum(p["steps"] for p in VAE_PHASES), log_every=25)
+  else:
+    optimizer = dict(
+      learning_rate=2e-3, warmup=50, schedule="cosine", beta2=0.99, ema=0.99
+    )
+    train = dict(steps=600, log_every=25)
+  return settings(
+    kind=kind,
+    vae=dict(
+      channels=(16, 32, 64, 64),
+      encoder_blocks=1,
+      decoder_blocks=1,
+      groups=4,
+      dtype="float32",
+    ),
+    model=dict(
+      layers=4,
+      heads=4,
+      head_dim=32,
+      text_dim=64,
+      pooled_dim=64,
+      table_size=16,
+      table_base=8,
+      dtype="float32",
+      remat="none",
+    ),
+    text=dict(path="quickstart/text", dtype="float32"),
+    videos=dict(path="quickstart/shapes", phases=VAE_PHASES),
+    encode=dict(sizes=((64, 64),), max_frames=17, min_frames=9, batch=8),
+    latents=dict(
+      sources=(dict(path="quickstart/latents"),),
+      rows=2,
+      latent_tokens=512,
+      text_tokens=512,
+      segments=48,
+      window=2048,
+      segments_per_clip=4,
+    ),
+    optimizer=optimizer,
+    train={**train, "save_every": 200},
+    generate=dict(
+      height=64,
+      width=64,
+      frames=17,
+      steps=(8, 8, 8),
+      video_steps=(8, 8, 8),
+      guidance=4.0,
+      video_guidance=3.0,
+    ),
+  )
