@@ -45,9 +45,17 @@ class Pure:
     """Draws the parameters."""
     return nnx.to_pure_dict(nnx.state(self.make(nnx.Rngs(params=key))))
 
-  def apply(self, params: Params, *args, method: str = "__call__", **kwargs):
-    """Calls the model, or one of its methods, with these parameters."""
+  def apply(
+    self,
+    params: Params,
+    *args,
+    method: str | Callable[..., Any] = "__call__",
+    **kwargs,
+  ):
+    """Calls the model, a method of it, or a function of it, with `params`."""
     module = nnx.merge(self.graphdef, params)
+    if callable(method):
+      return method(module, *args, **kwargs)
     return getattr(module, method)(*args, **kwargs)
 
   @property
