@@ -7,6 +7,7 @@ meta: the config and what belongs to the weights, such as latent statistics.
 import contextlib
 import dataclasses
 import errno
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from pyramid_jax.config import Config, ConfigError, differences, from_dict
+from pyramid_jax.config import Config, UserError, differences, from_dict
 
 
-class CheckpointError(ConfigError):
+class CheckpointError(UserError):
   """A checkpoint that is missing, does not fit or cannot be written."""
 
 
@@ -147,21 +148,26 @@ def require_same(old: Config, new: Config, folder: pathlib.Path):
     )
 
 
+def is_full_disk(error: BaseException | None) -> bool:
+  """Whether a full disk is behind an error; it has many faces."""
+  while error is not None:
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if os.strerror(errno.ENOSPC) in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
 @contextlib.contextmanager
 def _full_disk(folder: pathlib.Path) -> Iterator[None]:
-  """Turns the many faces of a full disk into one clear error."""
+  """Turns the errors of a full disk into a clear one."""
   try:
     yield
   except Exception as error:
-    cause: BaseException | None = error
-    while cause is not None:
-      if (
-        isinstance(cause, OSError) and cause.errno == errno.ENOSPC
-      ) or "No space left on device" in str(cause):
-        raise CheckpointError(
-          f"the disk of {folder} is full; this checkpoint was not written, "
-          "earlier ones are whole. Free some space and start the same command "
-          "again."
-        ) from error
-      cause = cause.__cause__ or cause.__context__
-    raise
+    if not is_full_disk(error):
+      raise
+    raise CheckpointError(
+      f"the disk of {folder} is full; this checkpoint was not written, earlier "
+      "ones are whole. Free some space and start the same command again."
+    ) from error

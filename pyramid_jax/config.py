@@ -10,13 +10,22 @@ import difflib
 import json
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
+Count = Annotated[int, 1]  # at least 1
+Dtype = Literal["float32", "bfloat16"]
 
 
-class ConfigError(ValueError):
-  """A setting that cannot be used; the message names it and the remedy."""
+class UserError(ValueError):
+  """Something a user can mend; commands print it as one line, exit code 2.
+
+  The message names the value, the limit and the remedy.
+  """
+
+
+class ConfigError(UserError):
+  """A setting or an input that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,34 +42,35 @@ class MeshConfig:
 class FlowConfig:
   """The pyramid: stages in space, units and history in time (paper Sec. 3)."""
 
-  stages: int = 3
+  stages: Count = 3
   stage_range: tuple[float, ...] = (0.0, 1 / 3, 2 / 3, 1.0)
   shift: float = 1.0
   gamma: float = 1 / 3  # the released code's positive value; paper: -gamma
-  frames_per_unit: int = 1  # latent frames
-  history: str = "pyramid"  # or "none": full-sequence training
+  frames_per_unit: Count = 1  # latent frames
+  history: Literal["pyramid", "none"] = "pyramid"  # none: full-sequence
   max_corruption: float = 1 / 3  # history noise is drawn from [0, this]
-  upsample: str = "nearest"  # or "bilinear": Up of the stage jump
+  upsample: Literal["nearest", "bilinear"] = "nearest"  # of the stage jump
 
 
 @dataclasses.dataclass(frozen=True)
 class MMDiTConfig:
   """SD3-type multimodal diffusion transformer; the default is the 2 B model."""
 
-  layers: int = 24
-  heads: int = 24
-  head_dim: int = 64
-  mlp_ratio: int = 4
-  latent_channels: int = 16
-  patch: int = 2
-  text_dim: int = 4096
-  pooled_dim: int = 2048
-  table_size: int = 192  # patches a side that the position table covers
-  table_base: int = 64  # patches a side at which positions are 0, 1, 2, ...
-  history_positions: str = "interpolated"  # or "plain"
+  layers: Count = 24
+  heads: Count = 24
+  head_dim: Count = 64
+  mlp_ratio: Count = 4
+  latent_channels: Count = 16
+  patch: Count = 2
+  text_dim: Count = 4096
+  pooled_dim: Count = 2048
+  table_size: Count = 192  # patches a side that the position table covers
+  table_base: Count = 64  # patches a side at which positions are 0, 1, 2, ...
+  history_positions: Literal["interpolated", "plain"] = "interpolated"
   causal: bool = True  # or every frame sees every frame (ablation)
-  dtype: str = "bfloat16"  # of the matmuls; parameters stay float32
-  remat: str = "layer"  # "none", "attention" (keep its result) or "layer"
+  dtype: Dtype = "bfloat16"  # of the matmuls; parameters stay float32
+  # what the backward pass recomputes; "attention" keeps attention's result
+  remat: Literal["none", "attention", "layer"] = "layer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +78,13 @@ class VAEConfig:
   """Causal 3D VAE, 8 x 8 x 8; the default is the released one."""
 
   channels: tuple[int, ...] = (128, 256, 512, 512)
-  encoder_blocks: int = 2  # residual blocks a level
-  decoder_blocks: int = 3
-  latent_channels: int = 16
-  groups: int = 32
+  encoder_blocks: Count = 2  # residual blocks a level
+  decoder_blocks: Count = 3
+  latent_channels: Count = 16
+  groups: Count = 32
   down_space: tuple[bool, ...] = (True, True, True, False)
   down_time: tuple[bool, ...] = (True, True, True, False)
-  dtype: str = "bfloat16"
+  dtype: Dtype = "bfloat16"
   remat: bool = False
 
 
@@ -91,7 +101,7 @@ class T5Config:
   buckets: int = 32
   max_distance: int = 128
   epsilon: float = 1e-6
-  dtype: str = "bfloat16"
+  dtype: Dtype = "bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +118,7 @@ class CLIPConfig:
   activation: str = "quick_gelu"  # "gelu" in CLIP-G
   epsilon: float = 1e-5
   end_token: int = 49407  # the pooled vector is read at its first occurrence
-  dtype: str = "bfloat16"
+  dtype: Dtype = "bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +126,10 @@ class TextConfig:
   """Where the text encoders lie and how their outputs are combined."""
 
   path: str = ""  # folder in the layout of a Hugging Face snapshot
-  kind: str = "sd3"  # T5 + [CLIP-L, CLIP-G]; "flux": T5 + CLIP-L unprojected
-  max_tokens: int = 128
-  dtype: str = "bfloat16"  # of weights and features
+  # T5 + [CLIP-L, CLIP-G]; or T5 + CLIP-L unprojected
+  kind: Literal["sd3", "flux"] = "sd3"
+  max_tokens: Count = 128
+  dtype: Dtype = "bfloat16"  # of weights and features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +145,14 @@ class LatentDataConfig:
   """Packed rows from stored latents."""
 
   sources: tuple[Source, ...] = ()
-  rows: int = 8  # a step, over all devices
-  latent_tokens: int = 16384  # L, a row
-  text_tokens: int = 2048  # M, a row
-  segments: int = 64  # S, a row
-  window: int = 4096  # samples planned together
+  rows: Count = 8  # a step, over all devices
+  latent_tokens: Count = 16384  # L, a row
+  text_tokens: Count = 2048  # M, a row
+  segments: Count = 64  # S, a row
+  window: Count = 4096  # samples planned together
   drop_prompt: float = 0.1
   stage_weights: tuple[float, ...] = ()  # empty: uniform
-  segments_per_clip: int = 1
+  segments_per_clip: Count = 1
   max_units: int = 0  # longest clip used, in units; 0: all of it
   workers: int = 0  # loader processes; 0: threads in this process
 
@@ -150,11 +161,11 @@ class LatentDataConfig:
 class Phase:
   """A stretch of VAE training on clips of one shape."""
 
-  steps: int = 1000
-  batch: int = 8
-  frames: int = 1  # 8 n + 1
-  height: int = 256
-  width: int = 256
+  steps: Count = 1000
+  batch: Count = 8
+  frames: Count = 1  # 8 n + 1
+  height: Count = 256
+  width: Count = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,10 +185,10 @@ class EncodeConfig:
   fps: float = 24.0
   # (height, width) a file may be cropped to; the nearest aspect ratio is taken
   sizes: tuple[tuple[int, int], ...] = ((384, 640),)
-  max_frames: int = 121  # 8 n + 1
-  min_frames: int = 1
-  batch: int = 8  # clips encoded together, over all devices
-  window: int = 16  # frames a chunk of the VAE
+  max_frames: Count = 121  # 8 n + 1
+  min_frames: Count = 1
+  batch: Count = 8  # clips encoded together, over all devices
+  window: Count = 16  # frames a chunk of the VAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +205,7 @@ class OptimizerConfig:
 
   learning_rate: float = 1e-4
   warmup: int = 1000
-  schedule: str = "constant"  # or "cosine"
+  schedule: Literal["constant", "cosine"] = "constant"
   beta1: float = 0.9
   beta2: float = 0.95
   epsilon: float = 1e-6
@@ -207,22 +218,22 @@ class OptimizerConfig:
 class TrainConfig:
   """Length, reports, checkpoints and limits of a training run."""
 
-  steps: int = 50_000
-  microbatches: int = 1  # a step's rows, processed in this many parts
-  log_every: int = 50
-  save_every: int = 1000
-  keep: int = 3
+  steps: Count = 50_000
+  microbatches: Count = 1  # a step's rows, processed in this many parts
+  log_every: Count = 50
+  save_every: Count = 1000
+  keep: Count = 3
   max_nonfinite: int = 0  # steps with a non-finite loss that may be skipped
-  eval_clips: int = 16  # held-out clips of the VAE's PSNR
+  eval_clips: Count = 16  # held-out clips of the VAE's PSNR
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig:
   """Defaults of the sampler."""
 
-  height: int = 384
-  width: int = 640
-  frames: int = 121  # video frames, 8 n + 1
+  height: Count = 384
+  width: Count = 640
+  frames: Count = 121  # video frames, 8 n + 1
   steps: tuple[int, ...] = (20, 20, 20)  # per stage, first frame
   video_steps: tuple[int, ...] = (10, 10, 10)  # per stage, later units
   guidance: float = 7.0
@@ -232,14 +243,14 @@ class GenerateConfig:
   prompt_suffix: str = ""
   negative_prompt: str = ""
   fps: float = 24.0
-  decode_window: int = 2  # latent frames a chunk of the VAE
+  decode_window: Count = 2  # latent frames a chunk of the VAE
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """A whole run. `kind` names what is trained: "vae" or "dit"."""
 
-  kind: str = "dit"
+  kind: Literal["vae", "dit"] = "dit"
   seed: int = 0
   mesh: MeshConfig = MeshConfig()
   flow: FlowConfig = FlowConfig()
@@ -262,15 +273,9 @@ def from_dict(cls: type[T], values: Any, path: str = "config") -> T:
     ConfigError: an unknown key (the nearest known one is named) or a value of
       another type than the field's.
   """
-  fields = {f.name: f for f in dataclasses.fields(cls)}
-  hints = typing.get_type_hints(cls)
+  hints = typing.get_type_hints(cls, include_extras=True)
   for key in values:
-    if key not in fields:
-      near = difflib.get_close_matches(key, fields, 1, 0.0)
-      raise ConfigError(
-        f"{path}.{key} is not a setting; did you mean {path}.{near[0]}? "
-        f"Settings of {path}: {', '.join(fields)}."
-      )
+    _check_name(cls, key, path)
   return cls(
     **{
       key: _value(hints[key], value, f"{path}.{key}")
@@ -279,16 +284,55 @@ def from_dict(cls: type[T], values: Any, path: str = "config") -> T:
   )
 
 
+def check_path(path: str):
+  """Refuses what is no setting, such as "model.layrs" on the command line.
+
+  Raises:
+    ConfigError: the nearest setting is named.
+  """
+  hint, where = Config, "config"
+  for part in path.split("."):
+    name = part.split("[")[0]
+    if typing.get_origin(hint) is tuple:
+      hint = typing.get_args(hint)[0]
+    if not dataclasses.is_dataclass(hint):
+      raise ConfigError(f"{where} is one setting, it has no {name!r}.")
+    _check_name(hint, name, where)
+    hint = typing.get_type_hints(hint)[name]
+    where += f".{name}"
+
+
+def _check_name(cls: type, name: str, path: str):
+  """Refuses a name that no field of the dataclass has."""
+  names = [f.name for f in dataclasses.fields(cls)]
+  if name not in names:
+    near = difflib.get_close_matches(name, names, 1, 0.0)
+    raise ConfigError(
+      f"{path}.{name} is not a setting; did you mean {path}.{near[0]}? "
+      f"Settings of {path}: {', '.join(names)}."
+    )
+
+
 def _value(hint: Any, value: Any, path: str) -> Any:
   """Checks one value against its annotation and converts containers."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    kind, least = args
+    if _value(kind, value, path) < least:
+      raise ConfigError(f"{path} is {value}; it must be at least {least}.")
+    return value
+  if origin is Literal:
+    if value not in args:
+      known = ", ".join(map(repr, args))
+      raise ConfigError(f"{path} is {value!r}; it must be one of {known}.")
+    return value
   if dataclasses.is_dataclass(hint):
     if not hasattr(value, "keys"):
       raise ConfigError(f"{path} must be a group of settings, not {value!r}.")
     return from_dict(hint, value, path)
-  if typing.get_origin(hint) is tuple:
+  if origin is tuple:
     if not isinstance(value, (tuple, list)):
       raise ConfigError(f"{path} must be a list, not {value!r}.")
-    args = typing.get_args(hint)
     if len(args) == 2 and args[1] is Ellipsis:
       args = (args[0],) * len(value)
     elif len(args) != len(value):

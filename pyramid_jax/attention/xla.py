@@ -53,7 +53,7 @@ def range_attention(
       preferred_element_type=jnp.float32,
     ).astype(q_BQNK.dtype)
 
-  if Q == chunk:
+  if chunk == Q:
     return one((q_BQNK, k_start_BQ, k_end_BQ))
 
   def split(x):

@@ -1,62 +1,136 @@
-"""What every command shares: flags in, one clear line out when they are wrong."""
+"""What every command shares: flags in, one clear line out if they are wrong."""
 
+import errno
 import logging
+import re
+import signal
 import sys
+import textwrap
 from collections.abc import Callable
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
 
-from pyramid_jax.config import Config, ConfigError, from_dict
+from pyramid_jax.config import UserError
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "File in configs/, e.g. configs/tiny.py:vae."
-)
+HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
+# Trouble with a file for which the machine is to blame, not the program.
+MACHINE = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM,
+           errno.EROFS}  # fmt: skip
 
 
-def config() -> Config:
-  """The run that --config and its overrides describe.
+def require(*names: str):
+  """Refuses to go on without these flags.
 
   Raises:
-    ConfigError: there is no --config, or it holds what we do not know.
+    UserError: names the missing ones and what each of them is.
   """
-  try:
-    values = CONFIG.value
-  except OSError as error:
-    raise ConfigError(f"--config cannot be read: {error}") from error
-  if values is None:
-    raise ConfigError("--config is missing; for example configs/tiny.py.")
-  return from_dict(Config, values)
+  missing = [name for name in names if not flags.FLAGS[name].value]
+  if missing:
+    what = [
+      f"--{name} ({_about(name).split('. ')[0].rstrip('.')})"
+      for name in missing
+    ]
+    verb = "is" if len(missing) == 1 else "are"
+    raise UserError(f"{', '.join(what)} {verb} missing; see --help.")
 
 
-def run(main: Callable[[], None]):
-  """Runs a command; a mistake of the user is one line and exit code 2."""
-  logging.basicConfig(level=logging.WARNING, format="%(message)s")
-  logging.getLogger("pyramid_jax").setLevel(logging.INFO)
-  absl_logging.set_verbosity(absl_logging.WARNING)
+def run(
+  main: Callable[[], None],
+  check: Callable[[list[str]], None] = lambda argv: None,
+):
+  """Runs a command; a mistake of the user is one line and exit code 2.
+
+  SIGTERM ends it in order, so that no unfinished file stays; exit code 143.
+
+  Args:
+    main: does the work; the flags are parsed.
+    check: refuses arguments that are better not parsed.
+  """
+  if HELP & set(sys.argv[1:]):
+    print(_help(main.__module__))
+    return
 
   def parse(argv):
     try:
+      check(argv)
       return flags.FLAGS(argv)
-    except (flags.Error, KeyError, AttributeError, OSError, TypeError) as error:
+    except IndexError as error:
+      _fail(f"{' '.join(a for a in argv if '[' in a)}: {error}")
+    except (flags.Error, ValueError, TypeError, KeyError) as error:
       _fail(error)
 
   def guarded(argv):
     if len(argv) > 1:
       _fail(f"{argv[1]!r} is not understood; flags start with --.")
+    _quiet()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
       main()
-    except ConfigError as error:
+    except UserError as error:
       _fail(error)
+    except KeyboardInterrupt:
+      _fail("interrupted", 128 + signal.SIGINT)
+    except Exception as error:
+      if reason := _machine(error):
+        _fail(reason)
+      raise
 
   app.run(guarded, flags_parser=parse)
 
 
-def _fail(error: BaseException | str):
+def _quiet():
+  """Our messages as plain lines; of others, warnings."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  absl_logging.get_absl_handler().setFormatter(None)
+  logging.getLogger("pyramid_jax").setLevel(logging.INFO)
+
+
+def _machine(error: BaseException) -> str:
+  """What a person can mend about an error that is not ours, or nothing."""
+  # here, so that mistakes in flags are told before JAX is imported
+  from pyramid_jax.checkpoint import is_full_disk
+
+  if is_full_disk(error):
+    file = getattr(error, "filename", None)
+    return (
+      f"the disk is full{f' ({file})' if file else ''}. Free some space and "
+      "run the same command again; it continues."
+    )
+  if isinstance(error, OSError) and error.errno in MACHINE:
+    return f"{error.filename}: {error.strerror}."
+  return ""
+
+
+def _fail(error: BaseException | str, code: int = 2):
+  """Ends with one line on stderr."""
   if isinstance(error, KeyError) and error.args:
     error = error.args[0]  # its str is a repr
-  lines = (line.strip() for line in str(error).splitlines())
+  text = str(error)
+  if "Traceback (most recent call last)" in text:  # of a config file
+    file, line = re.findall(r'File "(.+)", line (\d+), in get_config', text)[-1]
+    last = re.sub(r"^pyramid_jax\S+: ", "", text.strip().splitlines()[-1])
+    text = f"{file}:{line}: {last}"
+  lines = (line.strip() for line in text.splitlines())
   text = " ".join(line for line in lines if line)
   print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {text}", file=sys.stderr)
-  raise SystemExit(2)
+  raise SystemExit(code)
+
+
+def _help(module: str) -> str:
+  """The command's own description and flags."""
+  lines = [sys.modules[module].__doc__.strip(), ""]
+  for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[module]):
+    given = flag.default not in (None, "", [])
+    lines += textwrap.wrap(
+      _about(flag.name) + (f" Default: {flag.default}." if given else ""),
+      80,
+      initial_indent=f"  --{flag.name:<16} ",
+      subsequent_indent=" " * 21,
+    )
+  return "\n".join(lines)
+
+
+def _about(name: str) -> str:
+  """The help of a flag without what absl adds to it."""
+  return flags.FLAGS[name].help.split(";\n")[0]

@@ -11,16 +11,11 @@ import pathlib
 
 from absl import flags
 
-from pyramid_jax import sharding
 from pyramid_jax.cli import app
-from pyramid_jax.config import ConfigError
-from pyramid_jax.convert import text_folder
-from pyramid_jax.data import encode, latents
-from pyramid_jax.data.latent_writer import LatentWriter, split_ids
-from pyramid_jax.data.sizes import check_frames, check_size
-from pyramid_jax.generate.trained_vae import TrainedVAE
+from pyramid_jax.cli import config as config_flag
 
 F = flags.FLAGS
+flags.declare_key_flag("config")
 flags.DEFINE_string(
   "videos",
   None,
@@ -28,20 +23,28 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("vae", None, "Workdir of the VAE's training.")
 flags.DEFINE_string("out", None, "Folder of the stored latents.")
-flags.DEFINE_integer("shard", 64, "Clips a shard; what a kill can cost.")
-flags.DEFINE_integer("threads", 2, "Threads that decode.")
+flags.DEFINE_integer(
+  "shard", 64, "Clips a shard; what a kill can cost.", lower_bound=1
+)
+flags.DEFINE_integer("threads", 2, "Threads that decode.", lower_bound=1)
 
 
 def main():
   """Checks the flags, loads the encoders and runs."""
-  for name in ("videos", "vae", "out"):
-    if not F[name].value:
-      raise ConfigError(f"--{name} is missing; {F[name].help}")
-  config = app.config()
-  for height, width in config.encode.sizes:
-    check_size(height, width, config.flow, config.model, config.vae)
-  check_frames(config.encode.max_frames, config.flow, config.vae)
+  app.require("config", "videos", "vae", "out")
+  config = config_flag.get()
+  # here, so that mistakes in flags are told before JAX is imported
+  from pyramid_jax import sharding
+  from pyramid_jax.convert import text_folder
+  from pyramid_jax.data import encode, latents
+  from pyramid_jax.data.latent_writer import LatentWriter, split_ids
+  from pyramid_jax.data.sizes import check_frames, check_size
+  from pyramid_jax.generate.trained_vae import TrainedVAE
+
   clips = encode.open_clips(F.videos, config.encode)
+  for height, width in clips.sizes:
+    check_size(height, width, config.flow, config.model, config.vae)
+  check_frames(clips.max_frames, config.flow, config.vae)
   mesh = sharding.make_mesh(config.mesh)
   vae = TrainedVAE.load(F.vae, mesh)
   text = text_folder.from_config(config.text)
@@ -67,13 +70,14 @@ def main():
   summary = encode.encode_clips(
     clips, writer, encode_video, text.encode, batch=batch, threads=F.threads
   )
-  print(summary if summary.stored else f"{F.out} was already complete")
+  done = summary.stored or summary.skipped
+  print(summary if done else f"{F.out} was already complete")
   print(f"latents: {F.out}")
 
 
 def run():
   """Entry point."""
-  app.run(main)
+  app.run(main, config_flag.check)
 
 
 if __name__ == "__main__":

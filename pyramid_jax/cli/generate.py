@@ -16,26 +16,27 @@ from pyramid_jax.config import ConfigError
 from pyramid_jax.generate import export
 
 F = flags.FLAGS
-flags.DEFINE_string("workdir", None, "Of pyramid-train.")
-flags.DEFINE_multi_string("prompt", [], "May be repeated.")
+flags.DEFINE_string("workdir", None, "Workdir of pyramid-train.")
+flags.DEFINE_multi_string("prompt", [], "What to generate; may be repeated.")
 flags.DEFINE_string("prompts", None, "Text file, a prompt a line.")
 flags.DEFINE_string(
   "heldout", None, "Embedded dataset: its held-out captions are the prompts."
 )
-flags.DEFINE_integer("clips", 6, "How many of --heldout.")
+flags.DEFINE_integer("clips", 6, "How many of --heldout.", lower_bound=1)
 flags.DEFINE_string(
-  "out", None, ".mp4, .gif or .png; for several prompts, or /, a folder."
+  "out", None, "File .mp4, .gif or .png, or a folder; one for several prompts."
 )
 flags.DEFINE_string("sheet", None, "Also write a contact sheet (.png).")
 flags.DEFINE_integer("seed", 0, "Sample i draws from (seed, i).")
-flags.DEFINE_integer("batch", 8, "Samples generated together.")
+flags.DEFINE_integer("batch", 8, "Samples generated together.", lower_bound=1)
 flags.DEFINE_string("vae", "", "The VAE's workdir, if it moved.")
 flags.DEFINE_string("text", "", "The text encoder's folder, if it moved.")
 flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Which weights.")
-for name in ("height", "width", "frames"):
-  flags.DEFINE_integer(name, None, "In pixels or video frames.")
-for name in ("guidance", "video_guidance"):
-  flags.DEFINE_float(name, None, "Of the first frame, of the later units.")
+flags.DEFINE_integer("height", None, "Of the frames, in pixels.")
+flags.DEFINE_integer("width", None, "Of the frames, in pixels.")
+flags.DEFINE_integer("frames", None, "Of the video, 8 n + 1.")
+flags.DEFINE_float("guidance", None, "Of the first frame; 0: none at all.")
+flags.DEFINE_float("video_guidance", None, "Of the later frames.")
 flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
 OPTIONS = ("height", "width", "frames", "guidance", "video_guidance",
            "negative_prompt")  # fmt: skip
@@ -64,8 +65,6 @@ def asked() -> tuple[list[str], list[np.ndarray | None]]:
 
 def paths(prompts: list[str]) -> list[pathlib.Path]:
   """A file for each prompt."""
-  if not F.out:
-    raise ConfigError("--out is missing; name a .mp4, .gif or .png file.")
   out = pathlib.Path(F.out)
   if len(prompts) == 1 and not F.out.endswith("/") and out.suffix:
     export.check_ending(out)
@@ -80,10 +79,12 @@ def paths(prompts: list[str]) -> list[pathlib.Path]:
 
 def main():
   """Reads the model, generates in batches, writes clips and the sheet."""
-  if not F.workdir:
-    raise ConfigError("--workdir is missing; name one of pyramid-train.")
+  any_prompt = F.prompts or F.heldout
+  app.require("workdir", "out", *[] if any_prompt else ["prompt"])
   prompts, truth = asked()
   files = paths(prompts)
+  if F.sheet and not F.sheet.endswith(".png"):
+    raise ConfigError(f"--sheet={F.sheet} must end in .png.")
   from pyramid_jax.generate.pipeline import Pipeline
 
   pipeline = Pipeline.load(F.workdir, vae=F.vae, text=F.text, weights=F.weights)

@@ -12,7 +12,6 @@ import pathlib
 from absl import flags
 
 from pyramid_jax.cli import app
-from pyramid_jax.config import ConfigError
 
 F = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder of the clips.")
@@ -27,9 +26,7 @@ flags.DEFINE_float("two_objects", 0.0, "Share of clips with two objects.")
 
 def main():
   """Writes what is not there yet."""
-  for name in ("out", "text"):
-    if not F[name].value:
-      raise ConfigError(f"--{name} is missing; {F[name].help}")
+  app.require("out", "text")
   from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
   from pyramid_jax.data import shapes_store
 

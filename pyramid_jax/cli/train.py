@@ -9,15 +9,16 @@ import pathlib
 
 from absl import flags
 
-from pyramid_jax import sharding
 from pyramid_jax.cli import app
-from pyramid_jax.config import Config, ConfigError, Source
-from pyramid_jax.train import loop
+from pyramid_jax.cli import config as config_flag
+from pyramid_jax.config import Config, Source
 
-WORKDIR = flags.DEFINE_string(
+F = flags.FLAGS
+flags.declare_key_flag("config")
+flags.DEFINE_string(
   "workdir", None, "Where checkpoints and metrics go; continued if it exists."
 )
-DATA = flags.DEFINE_list(
+flags.DEFINE_list(
   "data", [], "Datasets in place of the config's: latents, or clips for a VAE."
 )
 
@@ -39,24 +40,22 @@ def with_data(config: Config, paths: list[str]) -> Config:
 
 def main():
   """Checks the flags, builds the task and hands it to the loop."""
-  config = with_data(app.config(), DATA.value)
-  if not WORKDIR.value:
-    raise ConfigError("--workdir is missing; name a folder for this run.")
-  if config.kind == "vae":
-    from pyramid_jax.train.vae_task import make_task
-  elif config.kind == "dit":
-    from pyramid_jax.train.dit_task import make_task
-  else:
-    raise ConfigError(f"config.kind is {config.kind!r}; 'vae' or 'dit'.")
-  workdir = pathlib.Path(WORKDIR.value)
+  app.require("config", "workdir")
+  config = with_data(config_flag.get(), F.data)
+  # here, so that mistakes in flags are told before JAX is imported
+  from pyramid_jax import sharding
+  from pyramid_jax.train import dit_task, loop, vae_task
+
+  task = vae_task if config.kind == "vae" else dit_task
+  workdir = pathlib.Path(F.workdir)
   mesh = sharding.make_mesh(config.mesh)
-  loop.run(config, workdir, mesh, make_task(config, mesh))
+  loop.run(config, workdir, mesh, task.make_task(config, mesh))
   print(f"checkpoints: {workdir}/checkpoints\nmetrics: {workdir}/metrics.jsonl")
 
 
 def run():
   """Entry point."""
-  app.run(main)
+  app.run(main, config_flag.check)
 
 
 if __name__ == "__main__":

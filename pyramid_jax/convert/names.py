@@ -14,6 +14,7 @@ import numpy as np
 from einops import rearrange
 from flax import traverse_util
 
+from pyramid_jax.config import UserError
 from pyramid_jax.models.pure import Params
 
 SAME = ""
@@ -24,7 +25,7 @@ PATCH = "o c p q -> (p q c) o"  # strided convolution -> dense on patches
 Torch = str | Sequence["Torch"]
 
 
-class NameTableError(ValueError):
+class NameTableError(UserError):
   """Tensors that do not fit the model; the message lists every one."""
 
 

@@ -17,12 +17,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from pyramid_jax.config import UserError
+
 Path = str | os.PathLike
 
 SHARD_BYTES = 5 * 2**30
 
 
-class SnapshotError(ValueError):
+class SnapshotError(UserError):
   """A folder that cannot be read or written; the message names the remedy."""
 
 

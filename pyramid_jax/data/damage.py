@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import av
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import UserError
 
 # An unfinished copy leaves blocks of zeros; the entropy coders of these codecs
 # never write so many, and H.264 and HEVC forbid even three
@@ -29,7 +29,7 @@ def bad_video() -> Iterator[None]:
   try:
     yield
   except errors as error:
-    if isinstance(error, ConfigError):
+    if isinstance(error, UserError):
       raise
     raise BadVideo(f"{type(error).__name__}: {error}") from error
 

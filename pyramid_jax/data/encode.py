@@ -38,6 +38,8 @@ class Clips(Protocol):
 
   ids: list[str]
   captions: list[str]
+  sizes: Sequence[tuple[int, int]]  # (height, width) that clips may have
+  max_frames: int
 
   def read(self, i: int) -> Clip:
     """Frames of clip i, or `BadVideo`."""
@@ -50,6 +52,7 @@ class FileClips:
     self.items = files.find_files(path)
     self.ids = [item.id for item in self.items]
     self.captions = [item.caption for item in self.items]
+    self.sizes, self.max_frames = config.sizes, config.max_frames
     self.config = config
 
   def read(self, i: int) -> Clip:
@@ -67,6 +70,9 @@ class ShapeClips:
     examples = [self.stored[i] for i in range(len(self.stored))]
     self.ids = [e.id for e in examples]
     self.captions = [e.caption for e in examples]
+    settings = self.stored.settings
+    self.sizes = [(settings.height, settings.width)]
+    self.max_frames = settings.frames
 
   def read(self, i: int) -> Clip:
     return Clip(self.stored[i].video)

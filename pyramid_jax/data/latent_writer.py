@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import ConfigError, UserError
 from pyramid_jax.data import latents
 from pyramid_jax.data.latents import Example, Lengths, Metadata, NullPrompt
 
@@ -117,7 +117,7 @@ class LatentWriter:
 
     Raises:
       ValueError: an id of the shard was neither added nor skipped.
-      OSError: the records did not reach the disk whole.
+      UserError: the records did not reach the disk whole.
     """
     whole = self._file(index)
     part = whole.with_name(f"{whole.name}.partial")
@@ -261,7 +261,7 @@ class ShardWriter:
     try:
       yield
     except RuntimeError as error:
-      raise OSError(
+      raise UserError(
         f"{self._path} could not be written ({error}). Make room, then run the "
         "same command again; it redoes this shard only."
       ) from error

@@ -1,6 +1,19 @@
-"""Which heights, widths and lengths the pyramid and the VAE can divide."""
+"""The pyramid of the settings; which sizes and lengths it can divide."""
 
 from pyramid_jax.config import ConfigError, FlowConfig, MMDiTConfig, VAEConfig
+from pyramid_jax.flow.schedule import Schedule, make_schedule
+
+
+def schedule_of(flow: FlowConfig) -> Schedule:
+  """The settings' pyramid.
+
+  Raises:
+    ConfigError: stages, range, shift or gamma that make none.
+  """
+  try:
+    return make_schedule(flow.stages, flow.stage_range, flow.shift, flow.gamma)
+  except ValueError as error:
+    raise ConfigError(f"config.flow: {error}") from error
 
 
 def check_size(

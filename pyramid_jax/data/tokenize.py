@@ -4,14 +4,18 @@ Legend: B prompts, M tokens.
 """
 
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
-from absl import logging
 from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from pyramid_jax.config import UserError
+
+log = logging.getLogger(__name__)
 
 # All that a tokenizer folder may hold; other files in it mean nothing to us.
 FILES = (
@@ -32,7 +36,7 @@ CLIP_WORDS = (
 )
 
 
-class TokenizerError(ValueError):
+class TokenizerError(UserError):
   """A tokenizer folder that cannot be used; the message says why."""
 
 
@@ -75,9 +79,7 @@ class T5Tokenizer:
     for row, prompt in enumerate(prompts):
       ids, cut = self._encode(prompt)
       if cut:
-        logging.warning(
-          "prompt cut at %d T5 tokens; left out: %r", self.limit, cut
-        )
+        log.warning("prompt cut at %d T5 tokens; left out: %r", self.limit, cut)
       ids_BM[row, : len(ids)] = ids
       mask_BM[row, : len(ids)] = 1
     return ids_BM, mask_BM

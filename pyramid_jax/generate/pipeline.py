@@ -21,10 +21,9 @@ from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
 from pyramid_jax.config import Config, ConfigError, GenerateConfig, MeshConfig
 from pyramid_jax.convert.text_folder import TextEncoder, load_text_encoder
-from pyramid_jax.data.sizes import check_frames, check_size
+from pyramid_jax.data.sizes import check_frames, check_size, schedule_of
 from pyramid_jax.flow.plan import Plan
 from pyramid_jax.flow.sampler import generate_units
-from pyramid_jax.flow.schedule import make_schedule
 from pyramid_jax.generate.trained_vae import TrainedVAE
 from pyramid_jax.models.mmdit import MMDiT
 from pyramid_jax.models.pure import Params, pure
@@ -48,10 +47,7 @@ class Pipeline:
     mesh: jax.sharding.Mesh,
   ):
     self.config, self.vae, self.text, self.mesh = config, vae, text, mesh
-    flow = config.flow
-    self.schedule = make_schedule(
-      flow.stages, flow.stage_range, flow.shift, flow.gamma
-    )
+    self.schedule = schedule_of(config.flow)
     model = pure(lambda rngs: MMDiT(config.model, rngs=rngs))
     # one function object, so that a second call finds the compiled program
     self.velocity = Partial(
@@ -184,6 +180,13 @@ class Pipeline:
     model, flow = self.config.model, self.config.flow
     check_size(options.height, options.width, flow, model, self.vae.config)
     check_frames(options.frames, flow, self.vae.config)
+    for name in ("steps", "video_steps"):
+      steps = getattr(options, name)
+      if len(steps) != flow.stages or min(steps) < 1:
+        raise ConfigError(
+          f"config.generate.{name} is {steps}; give a number of steps, at "
+          f"least 1, for each of the {flow.stages} stages."
+        )
     space, time = self.vae.space_factor, self.vae.time_factor
     return Plan(
       frames=(options.frames - 1) // time + 1,

@@ -11,7 +11,7 @@ from pyramid_jax.config import Config, ConfigError
 from pyramid_jax.data import latents, pipeline
 from pyramid_jax.data.packing import Planner
 from pyramid_jax.data.rows import TokenSpec
-from pyramid_jax.flow.schedule import Schedule, make_schedule
+from pyramid_jax.data.sizes import schedule_of
 from pyramid_jax.models.mmdit import MMDiT
 from pyramid_jax.models.pure import Pure, pure
 from pyramid_jax.train import dit
@@ -24,12 +24,6 @@ def make_model(config: Config) -> Pure:
   return pure(lambda rngs: MMDiT(config.model, rngs=rngs))
 
 
-def schedule_of(config: Config) -> Schedule:
-  """The config's pyramid."""
-  flow = config.flow
-  return make_schedule(flow.stages, flow.stage_range, flow.shift, flow.gamma)
-
-
 def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
   """Everything that the loop needs to train on the config's stored latents.
 
@@ -37,6 +31,7 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
     ConfigError: datasets that are missing, do not fit the model or the rows.
   """
   data, train = config.latents, config.train
+  schedule = schedule_of(config.flow)
   stores = latents.open_stores([source.path for source in data.sources])
   metadata = stores[0].metadata
   _require_fit(config, metadata)
@@ -60,7 +55,7 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
   return Task(
     model=model,
     tx=tx,
-    step=dit.make_step(model, schedule_of(config), tx, settings),
+    step=dit.make_step(model, schedule, tx, settings),
     batches=batches,
     rows=lambda step: data.rows,
     unit="tokens",

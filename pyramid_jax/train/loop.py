@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from pyramid_jax import sharding
 from pyramid_jax.checkpoint import Checkpoints, placed, require_same
-from pyramid_jax.config import Config
+from pyramid_jax.config import Config, UserError
 from pyramid_jax.models.pure import Pure
 from pyramid_jax.train import state as state_lib
 from pyramid_jax.train.metrics import Reporter
@@ -28,7 +28,7 @@ class TrainingStopped(SystemExit):
   """The run was asked to stop and saved its state; exit code 143."""
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(UserError):
   """The loss was not finite more often than the config allows."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import ConfigError, UserError
 from pyramid_jax.data import latents
 from pyramid_jax.data.latent_writer import LatentWriter, split_ids
 
@@ -234,7 +234,9 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path):
   before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
   try:
-    full = pytest.raises(OSError, match="Make room, then run the same command")
+    full = pytest.raises(
+      UserError, match="Make room, then run the same command"
+    )
     with full, writer.shard(0) as shard:
       for id in shards[0]:
         shard.add(example(id))
