@@ -153,14 +153,17 @@ def _save(path: pathlib.Path, kind: str, picture: PIL.Image.Image, **options):
 def slug(text: str, limit: int = 60) -> str:
   """A file name that still says what the prompt was."""
   kept = "".join(c if c.isalnum() else "-" for c in text.lower())
-  return "-".join(part for part in kept.split("-") if part)[:limit] or "sample"
+  joined = "-".join(part for part in kept.split("-") if part)
+  return joined[:limit].rstrip("-") or "sample"
 
 
 def numbered(names: Iterable[str]) -> list[str]:
   """The names, made distinct by numbers where they repeat."""
-  seen: dict[str, int] = {}
-  result = []
+  result: dict[str, None] = {}
   for name in names:
-    seen[name] = seen.get(name, 0) + 1
-    result.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-  return result
+    number, free = 1, name
+    while free in result:
+      number += 1
+      free = f"{name}-{number}"
+    result[free] = None
+  return list(result)
