@@ -8,8 +8,7 @@ read again; passing it on continues the clip in chunks, to the same numbers.
 Legend: B clips, T frames, H W space, C channels.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,20 +16,12 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from pyramid_jax.models.layers import zeros
+from pyramid_jax.models.init import Init, fan_in_normal, zeros
 from pyramid_jax.models.pure import axes
 
 TAPS = 3  # of a kernel, along each of time, height and width
 
 Cache = Any
-
-
-def conv_init(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Unit variance of the output for unit variance of the input (fan in)."""
-  # drawn flat: XLA compiles a five-dimensional draw six times as long
-  fan_in = math.prod(shape[:-1])
-  values = jax.random.truncated_normal(key, -2.0, 2.0, (math.prod(shape),))
-  return (values / (0.8796 * math.sqrt(fan_in))).reshape(shape)
 
 
 def chain(
@@ -72,7 +63,7 @@ class CausalConv(nnx.Module):
     dtype: str,
     time_stride: int = 1,
     space_stride: int = 1,
-    init: Callable = conv_init,
+    init: Init = fan_in_normal,
   ):
     names = ("kernel", "kernel", "kernel", "channels_in", "channels")
     shape = (TAPS, TAPS, TAPS, size_in, size_out)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pyramid_jax.config import CLIPConfig, ConfigError
-from pyramid_jax.models import layers
+from pyramid_jax.models import init, layers
 from pyramid_jax.models.pure import axes, scan_layers, stack
 from pyramid_jax.sharding import constrain
 
@@ -86,11 +86,11 @@ class CLIPText(nnx.Module):
     self.embed = nnx.Embed(
       config.vocabulary,
       config.width,
-      embedding_init=axes(layers.normal(0.02), "vocabulary", None),
+      embedding_init=axes(init.normal(0.02), "vocabulary", None),
       rngs=rngs,
     )
     self.positions = nnx.Param(
-      axes(layers.normal(0.01), None, None)(
+      axes(init.normal(0.01), None, None)(
         rngs.params(), (config.positions, config.width)
       )
     )

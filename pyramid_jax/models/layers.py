@@ -4,18 +4,13 @@ Legend: B rows, L tokens, D width, F hidden.
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from pyramid_jax.models.init import Init, ones, xavier_uniform, zeros
 from pyramid_jax.models.pure import axes
-
-xavier_uniform = nnx.initializers.xavier_uniform()
-zeros = nnx.initializers.zeros
-ones = nnx.initializers.ones
-normal = nnx.initializers.normal
 
 
 def linear(
@@ -25,7 +20,7 @@ def linear(
   *,
   rngs: nnx.Rngs,
   dtype: str = "float32",
-  init: Callable = xavier_uniform,
+  init: Init = xavier_uniform,
   bias: bool = True,
 ) -> nnx.Linear:
   """A dense layer; `names` are the logical axes of its kernel (in, out)."""

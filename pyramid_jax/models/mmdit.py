@@ -21,14 +21,13 @@ from pyramid_jax.attention.attend import attend_joint
 from pyramid_jax.attention.ranges import key_ranges
 from pyramid_jax.config import MMDiTConfig
 from pyramid_jax.models import positions
+from pyramid_jax.models.init import normal, zeros
 from pyramid_jax.models.layers import (
   Scale,
   gelu_tanh,
   layer_norm,
   linear,
-  normal,
   rms_norm,
-  zeros,
 )
 from pyramid_jax.models.pure import scan_layers, stack
 from pyramid_jax.sharding import RULES, constrain

@@ -2,27 +2,42 @@
 
 A module is built once without memory, split into its static graph and its
 parameters, and from then on only plain JAX transforms touch it. Every
-parameter carries the logical names of its dimensions under the metadata key
-`AXES`; one without them is an error, so nothing is replicated by accident.
+parameter carries the logical names of its dimensions and its initializer as
+metadata; one without them is an error, so nothing is replicated by accident.
 """
 
 import dataclasses
 import hashlib
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from pyramid_jax.models.init import Init
+
 AXES = "axes"  # not NNX's own key: that one acts on its own under a mesh
+INIT = "drawn_by"
 
 Params = dict[str, Any]
 
 
-def axes(init: Callable, *names: str | None) -> Callable:
-  """An initializer whose parameter remembers its dimensions' logical names."""
-  return nnx.with_metadata(init, **{AXES: names})
+def axes(init: Init, *names: str | None) -> Callable:
+  """An NNX initializer that remembers `init` and the dimensions' names.
+
+  While shapes are traced it gives zeros; `Pure.init` draws the values.
+  """
+
+  def build(key, shape, dtype=jnp.float32, **_):
+    if isinstance(key, jax.core.Tracer):
+      return jnp.zeros(shape, dtype)
+    seed = np.asarray(jax.random.key_data(key)).tolist()
+    return jnp.asarray(init(np.random.default_rng(seed), shape), dtype)
+
+  return nnx.with_metadata(build, **{AXES: names, INIT: init})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +49,42 @@ class Pure:
     graphdef: the module without its parameters.
     shapes: nested dict of `jax.ShapeDtypeStruct`.
     axes: the same dict of tuples of logical axis names.
+    inits: the same dict of initializers.
   """
 
   make: Callable[[nnx.Rngs], nnx.Module]
   graphdef: nnx.GraphDef
   shapes: Params
   axes: Params
+  inits: Params
 
-  def init(self, key: jax.Array) -> Params:
-    """Draws the parameters."""
-    return nnx.to_pure_dict(nnx.state(self.make(nnx.Rngs(params=key))))
+  def init(self, seed: int = 0, shardings: Params | None = None) -> Params:
+    """Draws the parameters, array by array, into their places on a mesh.
+
+    Every layer of every array draws from (seed, path, layer) alone, so the
+    values depend on no mesh and no platform.
+    """
+
+    def one(path, shape, names, init, place):
+      key = zlib.crc32(jax.tree_util.keystr(path).encode())
+      draw = lambda i, shape: init(np.random.default_rng([seed, key, i]), shape)
+      if names[0] == "layers":
+        values = np.stack([draw(i, shape[1:]) for i in range(shape[0])])
+      else:
+        values = draw(0, shape)
+      if place is None:
+        return jnp.asarray(values)
+      return jax.make_array_from_callback(shape, place, lambda at: values[at])
+
+    flat, tree = jax.tree_util.tree_flatten_with_path(self.shapes)
+    names, inits = (tree.flatten_up_to(t) for t in (self.axes, self.inits))
+    places = (
+      [None] * len(flat) if shardings is None else tree.flatten_up_to(shardings)
+    )
+    return tree.unflatten(
+      one(path, s.shape, *rest)
+      for (path, s), *rest in zip(flat, names, inits, places, strict=True)
+    )
 
   def apply(
     self,
@@ -75,7 +116,7 @@ def pure(make: Callable[[nnx.Rngs], nnx.Module]) -> Pure:
   graphdef, params, rest = nnx.split(module, nnx.Param, ...)
   if nnx.to_flat_state(rest):
     raise TypeError(f"{rest} is not a parameter; pass it as an argument.")
-  names = {}
+  names, inits = {}, {}
   for path, variable in nnx.to_flat_state(params):
     axis_names = variable.get_metadata().get(AXES)
     if axis_names is None or len(axis_names) != len(variable.shape):
@@ -85,11 +126,13 @@ def pure(make: Callable[[nnx.Rngs], nnx.Module]) -> Pure:
         "with one name a dimension."
       )
     names[path] = tuple(axis_names)
+    inits[path] = variable.get_metadata()[INIT]
   return Pure(
     make,
     graphdef,
     nnx.to_pure_dict(params),
     nnx.traversals.unflatten_mapping(names),
+    nnx.traversals.unflatten_mapping(inits),
   )
 
 
@@ -107,6 +150,8 @@ def fingerprint(config: str, params: Params) -> str:
 def stack(make: Callable[[nnx.Rngs], nnx.Module], n: int, rngs: nnx.Rngs):
   """`n` modules in one; every parameter gains a leading "layers" dimension."""
   keys = jax.random.split(rngs.params(), n)
+  if not isinstance(keys, jax.core.Tracer):
+    raise TypeError("a stack is built by models.pure.pure, which draws later.")
   module = jax.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
   for _, variable in nnx.to_flat_state(nnx.state(module, nnx.Param)):
     names = variable.get_metadata()[AXES]

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from pyramid_jax.config import T5Config
-from pyramid_jax.models import layers
+from pyramid_jax.models import init, layers
 from pyramid_jax.models.pure import axes, scan_layers, stack
 from pyramid_jax.sharding import constrain
 
@@ -116,11 +116,11 @@ class T5(nnx.Module):
       config.vocabulary,
       config.width,
       # Whole rows: a lookup in a table split both ways gathers all of it.
-      embedding_init=axes(layers.normal(1.0), "vocabulary", None),
+      embedding_init=axes(init.normal(1.0), "vocabulary", None),
       rngs=rngs,
     )
     self.distance_bias = nnx.Param(
-      axes(layers.normal(0.1), None, "heads")(
+      axes(init.normal(0.1), None, "heads")(
         rngs.params(), (config.buckets, config.heads)
       )
     )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange, reduce, repeat
 from flax import nnx
 
-from pyramid_jax.config import ConfigError, VAEConfig
+from pyramid_jax.config import ConfigError, UserError, VAEConfig
 from pyramid_jax.models import layers
 from pyramid_jax.models.causal_conv import (
   Cache,
@@ -25,11 +25,12 @@ from pyramid_jax.models.causal_conv import (
   TimeUp,
   chain,
 )
+from pyramid_jax.sharding import constrain
 
 EPSILON = 1e-6
 
 
-class ClipShapeError(ValueError):
+class ClipShapeError(UserError):
   """A clip whose size the VAE cannot halve the way it has to."""
 
 
@@ -154,7 +155,8 @@ class Level(nnx.Module):
   def __call__(
     self, x_BTHWC: jax.Array, cache: Cache
   ) -> tuple[jax.Array, Cache]:
-    return chain([*self.blocks, *self.resample], x_BTHWC, cache)
+    x = constrain(x_BTHWC, "batch", None, None, None, None)
+    return chain([*self.blocks, *self.resample], x, cache)
 
 
 def pointwise(size_in: int, size_out: int, dtype: str, rngs) -> nnx.Linear:

@@ -1,6 +1,7 @@
 """Reports of a run: a JSON line, TensorBoard, a line on the terminal."""
 
 import json
+import math
 import os
 import pathlib
 import time
@@ -63,8 +64,10 @@ class Reporter:
     values = {k: float(v) for k, v in values.items()}
     if not self.writes:
       return values
+    # JSON has no NaN
+    known = {k: v if math.isfinite(v) else None for k, v in values.items()}
     with self.path.open("a") as file:
-      file.write(json.dumps({"step": step, **values}) + "\n")
+      file.write(json.dumps({"step": step, **known}) + "\n")
     for name, value in values.items():
       self.board.add_scalar(name, value, step)
     shown = {k: v for k, v in values.items() if k in ("loss", "psnr")}

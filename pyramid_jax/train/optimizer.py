@@ -12,19 +12,23 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
   Raises:
     ConfigError: an unknown schedule, or a warm-up longer than the run.
   """
-  if config.warmup > steps:
-    raise ConfigError(
-      f"optimizer.warmup {config.warmup} is longer than the run of "
-      f"{steps} steps; at most {steps}."
-    )
-  rate, warmup = config.learning_rate, config.warmup
-  if config.schedule == "cosine":
-    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 1))
-  if config.schedule != "constant":
+  if config.schedule not in ("constant", "cosine"):
     raise ConfigError(
       f"optimizer.schedule is {config.schedule!r}; it must be 'constant' or "
       "'cosine'."
     )
+  cosine = config.schedule == "cosine"
+  most = steps - 1 if cosine else steps
+  if config.warmup > most:
+    raise ConfigError(
+      f"optimizer.warmup {config.warmup} is too long for a run of {steps} "
+      f"steps with the schedule {config.schedule!r}; at most {most}."
+    )
+  rate, warmup = config.learning_rate, config.warmup
+  if cosine:
+    return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
+  if not warmup:  # optax would stay at 0
+    return optax.constant_schedule(rate)
   return optax.warmup_constant_schedule(0.0, rate, warmup)
 
 

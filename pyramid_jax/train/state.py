@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -34,23 +35,11 @@ class TrainState:
   last_skipped: jax.Array
 
 
-def init(model: Pure, tx: optax.GradientTransformation, key: jax.Array):
-  """A fresh state."""
-  params = model.init(key)
-  zero = jnp.zeros((), jnp.int32)
-  return TrainState(
-    zero,
-    params,
-    jax.tree.map(jnp.copy, params),
-    tx.init(params),
-    zero,
-    zero - 1,
-  )
-
-
 def abstract(model: Pure, tx: optax.GradientTransformation) -> TrainState:
   """The shapes of a state; allocates nothing."""
-  return jax.eval_shape(lambda key: init(model, tx, key), jax.random.key(0))
+  count = jax.ShapeDtypeStruct((), jnp.int32)
+  opt = jax.eval_shape(tx.init, model.shapes)
+  return TrainState(count, model.shapes, model.shapes, opt, count, count)
 
 
 def shardings(
@@ -71,11 +60,15 @@ def shardings(
 
 def create(
   model: Pure, tx: optax.GradientTransformation, mesh: Mesh, seed: int
-):
+) -> TrainState:
   """A fresh state that is born in its place, never whole on one device."""
-  return jax.jit(
-    lambda key: init(model, tx, key), out_shardings=shardings(model, tx, mesh)
-  )(jax.random.key(seed))
+  place = shardings(model, tx, mesh)
+  params = model.init(seed, place.params)
+  opt = jax.jit(tx.init, out_shardings=place.opt)(params)
+  count = lambda n: jax.device_put(np.int32(n), place.step)
+  return TrainState(
+    count(0), params, jax.tree.map(jnp.copy, params), opt, count(0), count(-1)
+  )
 
 
 def update(

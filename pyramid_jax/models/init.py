@@ -1,0 +1,44 @@
+"""How parameters start, drawn by numpy on the host.
+
+An initializer is a function (rng, shape) -> float32 array. Drawing on the host
+compiles nothing and gives the same values on every mesh and platform.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+Init = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+  """All 0."""
+  return np.zeros(shape, np.float32)
+
+
+def ones(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+  """All 1."""
+  return np.ones(shape, np.float32)
+
+
+def normal(std: float) -> Init:
+  """Normal with standard deviation `std`."""
+  return lambda rng, shape: (
+    np.float32(std) * rng.standard_normal(shape, np.float32)
+  )
+
+
+def xavier_uniform(
+  rng: np.random.Generator, shape: tuple[int, ...]
+) -> np.ndarray:
+  """Uniform in +-sqrt(6 / (in + out)), of a dense kernel [in, out]."""
+  bound = math.sqrt(6 / sum(shape))
+  return np.float32(bound) * (2 * rng.random(shape, np.float32) - 1)
+
+
+def fan_in_normal(
+  rng: np.random.Generator, shape: tuple[int, ...]
+) -> np.ndarray:
+  """Normal that keeps the variance, of a kernel whose last dimension is out."""
+  return normal(1 / math.sqrt(math.prod(shape[:-1])))(rng, shape)
