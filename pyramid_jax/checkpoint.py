@@ -102,6 +102,7 @@ def open_trained(
     )
   config, meta = checkpoints.meta()
   if config.kind != kind:
+    checkpoints.close()
     raise CheckpointError(
       f"{workdir} holds a checkpoint of kind {config.kind!r}; this needs one "
       f"of kind {kind!r}."

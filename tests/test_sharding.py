@@ -1,0 +1,137 @@
+"""The mesh, the table of axes, and which rows a process holds."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from pyramid_jax import sharding
+from pyramid_jax.config import ConfigError, MeshConfig
+
+
+def mesh(*shape, devices=None):
+  return sharding.make_mesh(MeshConfig(*shape), devices)
+
+
+@pytest.mark.parametrize(
+  "shape, found",
+  [
+    ((1, -1, 1, 1), (1, 8, 1, 1)),
+    ((-1, 2, 2, 1), (2, 2, 2, 1)),
+    ((2, 2, 1, 2), (2, 2, 1, 2)),
+  ],
+)
+def test_one_axis_may_take_the_devices_that_are_left(shape, found):
+  assert tuple(mesh(*shape).shape.values()) == found
+
+
+@pytest.mark.parametrize(
+  "shape, message",
+  [
+    ((3, 1, 1, 1), r"'data': 3.* needs 3 devices; there are 8\. Change one"),
+    ((3, -1, 1, 1), r"'fsdp': 2.* needs 6 devices; there are 8"),
+    ((16, -1, 1, 1), r"needs 16 devices; there are 8"),
+    ((-1, -1, 1, 1), r"set one of them to -1"),
+  ],
+)
+def test_a_mesh_that_does_not_fit_the_devices_says_so(shape, message):
+  with pytest.raises(ConfigError, match=message):
+    mesh(*shape)
+
+
+def test_a_dimension_that_cannot_be_divided_stays_whole():
+  m = mesh(1, 4, 2, 1)
+  shapes = {
+    "even": jax.ShapeDtypeStruct((8, 6), np.float32),
+    "odd": jax.ShapeDtypeStruct((6, 6), np.float32),
+    "stack": jax.ShapeDtypeStruct((3, 8, 5), np.float32),
+    "scale": jax.ShapeDtypeStruct((8,), np.float32),
+  }
+  axes = {
+    "even": ("embed", "mlp"),
+    "odd": ("embed", "mlp"),
+    "stack": ("layers", "embed", "mlp"),
+    "scale": (None,),
+  }
+  found = sharding.tree_shardings(m, shapes, axes)
+  assert {k: s.spec for k, s in found.items()} == {
+    "even": PartitionSpec("fsdp", "tensor"),
+    "odd": PartitionSpec(None, "tensor"),
+    "stack": PartitionSpec(None, "fsdp", None),
+    "scale": PartitionSpec(None),
+  }
+
+
+def test_one_process_holds_every_row():
+  assert sharding.local_rows(mesh(2, 4, 1, 1), 16) == list(range(16))
+  assert sharding.local_rows(mesh(1, 2, 4, 1), 2) == [0, 1]
+
+
+def test_rows_that_the_mesh_cannot_divide_name_the_next_number():
+  with pytest.raises(
+    ConfigError,
+    match=r"^10 rows .* data x fsdp = 4 devices; .* for example 12\.$",
+  ):
+    sharding.local_rows(mesh(2, 2, 2, 1), 10)
+
+
+@pytest.fixture
+def held(monkeypatch):
+  """Makes this process one of several, that holds only some devices."""
+
+  def hold(m, numbers):
+    mine = {m.devices.flat[i] for i in numbers}
+    monkeypatch.setattr(
+      NamedSharding,
+      "addressable_devices_indices_map",
+      lambda self, shape: {
+        d: i for d, i in self.devices_indices_map(shape).items() if d in mine
+      },
+    )
+    monkeypatch.setattr(
+      jax,
+      "make_array_from_callback",
+      lambda shape, where, part: [
+        (d.id, part(i))
+        for d, i in where.addressable_devices_indices_map(shape).items()
+      ],
+    )
+
+  return hold
+
+
+@pytest.mark.parametrize(
+  "shape, devices, rows",
+  [
+    ((2, 2, 2, 1), [4, 5, 6, 7], [4, 5, 6, 7]),  # the second half
+    ((2, 2, 2, 1), [0, 1, 4, 5], [0, 1, 4, 5]),  # not neighbours
+    ((2, 2, 2, 1), [2, 6], [2, 3, 6, 7]),
+    ((1, 2, 4, 1), [0, 1], [0, 1, 2, 3]),  # processes that share rows
+  ],
+)
+def test_a_process_loads_and_places_only_its_rows(held, shape, devices, rows):
+  m = mesh(*shape)
+  held(m, devices)
+  assert sharding.local_rows(m, 8) == rows
+  batch = {"x": np.array(rows)[:, None] * [1, 10]}
+  placed = sharding.place_batch(m, batch, 8)["x"]
+  split = 8 // (shape[0] * shape[1])
+  assert len(placed) == len(devices)
+  for number, part in placed:
+    first = number // (8 // (shape[0] * shape[1])) * split
+    expected = np.arange(first, first + split)
+    np.testing.assert_array_equal(part, expected[:, None] * [1, 10])
+
+
+def test_a_placed_batch_is_the_batch():
+  m = mesh(2, 2, 2, 1)
+  batch = {"x": np.arange(24.0).reshape(8, 3), "n": np.arange(8)}
+  placed = sharding.place_batch(m, batch, 8)
+  for key, value in batch.items():
+    np.testing.assert_array_equal(placed[key], value)
+    assert placed[key].sharding.spec == PartitionSpec(("data", "fsdp"))
+
+
+def test_without_a_mesh_a_constraint_changes_nothing():
+  x = np.ones(3)
+  assert sharding.constrain(x, "batch") is x

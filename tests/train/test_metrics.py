@@ -1,0 +1,116 @@
+"""Reports: means over the steps since the last, every step once."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from pyramid_jax.train.metrics import Reporter
+
+
+def lines(folder):
+  text = (folder / "metrics.jsonl").read_text()
+  assert text.endswith("\n")
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def write(folder, *entries, end=""):
+  text = "".join(json.dumps(entry) + "\n" for entry in entries)
+  (folder / "metrics.jsonl").write_text(text + end)
+
+
+def report(folder, start=0, values=(), step=1, **more):
+  reporter = Reporter(folder, start, 10, "tokens")
+  for value in values:
+    reporter.add(value, 100.0)
+  reported = reporter.report(step, **more) if values else None
+  reporter.close()
+  return reported
+
+
+def test_a_report_is_the_mean_of_its_steps_and_the_speed(tmp_path):
+  values = [{"loss": np.float32(x), "grad_norm": 2 * x} for x in (1, 2, 6)]
+  reported = report(tmp_path, values=values, step=3, skipped=1)
+  (line,) = lines(tmp_path)
+  assert line == {"step": 3, **reported}
+  assert (line["loss"], line["grad_norm"], line["skipped"]) == (3, 6, 1)
+  np.testing.assert_allclose(
+    line["tokens_per_second"], 100 * line["steps_per_second"]
+  )
+
+
+def test_each_report_starts_anew(tmp_path):
+  reporter = Reporter(tmp_path, 0, 10, "frames")
+  for step, loss in enumerate((1.0, 5.0), 1):
+    reporter.add({"loss": loss}, 1)
+    reporter.report(step)
+  reporter.close()
+  assert [line["loss"] for line in lines(tmp_path)] == [1, 5]
+
+
+def test_the_loss_of_a_stage_is_the_mean_over_its_segments(tmp_path):
+  sums, segments = [[4.0, 1, 0], [8.0, 0, 0]], [[2, 1, 0], [4, 0, 0]]
+  values = [
+    {"stage_loss": np.array(a), "stage_segments": np.array(b)}
+    for a, b in zip(sums, segments, strict=True)
+  ]
+  reported = report(tmp_path, values=values)
+  assert reported["loss_stage_0"] == 2 and reported["loss_stage_1"] == 1
+  assert "loss_stage_2" not in reported  # no segment, no loss
+
+
+def test_a_loss_that_is_not_finite_is_null_in_json(tmp_path):
+  report(tmp_path, values=[{"loss": float("nan")}])
+  strict = json.loads(
+    (tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail
+  )
+  assert strict["loss"] is None
+
+
+def test_lines_of_steps_that_are_taken_again_are_removed(tmp_path):
+  write(tmp_path, *({"step": n, "loss": n} for n in range(1, 7)))
+  report(tmp_path, start=4, values=[{"loss": 50.0}], step=5)
+  assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [
+    (1, 1), (2, 2), (3, 3), (4, 4), (5, 50),
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize("half", ['{"step": 3, "lo', "{", "\0\0\0"])
+def test_a_line_that_a_crash_cut_short_is_removed(tmp_path, half):
+  write(tmp_path, {"step": 1}, {"step": 2}, end=half)
+  report(tmp_path, start=2, values=[{"loss": 3.0}], step=3)
+  assert [x["step"] for x in lines(tmp_path)] == [1, 2, 3]
+
+
+def test_a_last_line_without_its_end_is_kept(tmp_path):
+  write(tmp_path, {"step": 1}, end='{"step": 2}')
+  report(tmp_path, start=2)
+  assert [x["step"] for x in lines(tmp_path)] == [1, 2]
+
+
+def test_a_fresh_run_in_an_old_folder_keeps_no_line(tmp_path):
+  write(tmp_path, {"step": 1}, {"step": 2})
+  report(tmp_path, start=0, values=[{"loss": 1.0}], step=1)
+  assert len(lines(tmp_path)) == 1
+
+
+def test_values_of_no_stretch_of_steps_are_lines_too(tmp_path, capsys):
+  reporter = Reporter(tmp_path, 0, 10, "frames")
+  reporter.write(10, {"psnr": np.float32(21.5)})
+  reporter.close()
+  assert lines(tmp_path) == [{"step": 10, "psnr": 21.5}]
+  assert "step 10  psnr 21.5" in capsys.readouterr().out
+
+
+def test_tensorboard_gets_a_file_of_its_own(tmp_path):
+  report(tmp_path, values=[{"loss": 1.0}])
+  (file,) = (tmp_path / "tensorboard").iterdir()
+  assert b"loss" in file.read_bytes()
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  reported = report(tmp_path / "run", values=[{"loss": 1.0}])
+  assert reported["loss"] == 1
+  assert not (tmp_path / "run").exists()
