@@ -69,3 +69,43 @@ def test_every_setting_of_a_file_can_be_changed_from_the_command_line():
   assert set(config.settings().train.keys()) == {
     f.name for f in config.dataclasses.fields(config.TrainConfig)
   }
+
+
+@pytest.mark.parametrize(
+  "values, message",
+  [
+    (
+      {"model": {"remat": "all"}},
+      r"model.remat is 'all'; it must be one of 'none', 'attention', 'layer'",
+    ),
+    ({"kind": "gan"}, r"config.kind is 'gan'; it must be one of 'vae', 'dit'"),
+    ({"vae": {"dtype": "float8"}}, r"vae.dtype is 'float8'"),
+    ({"train": {"log_every": 0}}, r"train.log_every is 0; .* at least 1"),
+    ({"latents": {"rows": -1}}, r"latents.rows is -1; .* at least 1"),
+    ({"model": {"heads": 1.0}}, r"model.heads must be int, not float 1.0"),
+  ],
+)
+def test_a_value_out_of_range_is_refused_with_what_is_known(values, message):
+  with pytest.raises(ConfigError, match=message):
+    config.from_dict(Config, values)
+
+
+@pytest.mark.parametrize(
+  "path", ["seed", "model.layers", "latents.sources[0].path", "videos.phases"]
+)
+def test_a_path_to_a_setting_is_known(path):
+  config.check_path(path)
+
+
+@pytest.mark.parametrize(
+  "path, message",
+  [
+    ("sed", r"config\.sed is .* mean config\.seed\?"),
+    ("model.layrs", r"config\.model\.layrs is .* mean config\.model\.layers\?"),
+    ("latents.sources[0].paht", r"sources\.paht is .* mean .*sources\.path\?"),
+    ("seed.x", r"config\.seed is one setting, it has no 'x'"),
+  ],
+)
+def test_a_path_to_no_setting_is_refused(path, message):
+  with pytest.raises(ConfigError, match=message):
+    config.check_path(path)

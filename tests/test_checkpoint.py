@@ -1,0 +1,186 @@
+"""Checkpoints are whole, the last few, and never taken for another run's."""
+
+import dataclasses
+import errno
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pyramid_jax import checkpoint, sharding
+from pyramid_jax.checkpoint import CheckpointError, Checkpoints
+from pyramid_jax.config import (
+  Config,
+  MeshConfig,
+  MMDiTConfig,
+  OptimizerConfig,
+  Source,
+  TrainConfig,
+)
+
+CONFIG = Config(seed=3, model=MMDiTConfig(layers=2))
+ITEMS = {
+  "params": {"a": {"kernel": np.arange(64.0, dtype=np.float32).reshape(8, 8)}},
+  "progress": {"step": np.int32(7)},
+}
+
+
+def save(workdir, *steps, config=CONFIG, keep=3, **meta):
+  checkpoints = Checkpoints(workdir, keep)
+  for step in steps:
+    checkpoints.save(step, ITEMS, config, **meta)
+  checkpoints.close()
+
+
+def test_what_was_saved_comes_back_on_another_mesh(tmp_path):
+  save(tmp_path, 5, statistics={"shift": 0.5}, plan="abc")
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest == 5
+  assert checkpoints.meta() == (
+    CONFIG,
+    {"statistics": {"shift": 0.5}, "plan": "abc"},
+  )
+  mesh = sharding.make_mesh(MeshConfig(fsdp=4, tensor=2))
+  places = {
+    "params": {"a": {"kernel": sharding.sharding(mesh, "embed", "mlp")}},
+    "progress": {"step": sharding.sharding(mesh)},
+  }
+  shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, ITEMS))
+  found = checkpoints.restore(checkpoint.placed(shapes, places))
+  jax.tree.map(np.testing.assert_array_equal, found, ITEMS)
+  kernel = found["params"]["a"]["kernel"]
+  assert kernel.sharding == places["params"]["a"]["kernel"]
+  checkpoints.close()
+
+
+def test_the_last_few_are_kept_and_a_step_is_saved_once(tmp_path):
+  save(tmp_path, 1, 2, 3, 3, keep=2)
+  save(tmp_path, 3)  # is there already: left alone
+  names = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+  assert names == {"2", "3"}
+
+
+def test_a_checkpoint_that_a_crash_left_half_written_does_not_count(tmp_path):
+  save(tmp_path, 1)
+  half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+  (half / "params").mkdir(parents=True)
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest == 1
+  checkpoints.close()
+
+
+def test_a_missing_checkpoint_names_the_folder_and_makes_none(tmp_path):
+  for folder in (tmp_path / "none", tmp_path):
+    with pytest.raises(
+      CheckpointError, match=rf"^{folder} has no checkpoint .* pyramid-train"
+    ):
+      checkpoint.open_trained(folder, "dit")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_checkpoints_without_one_is_a_missing_checkpoint(tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(CheckpointError, match="has no checkpoint"):
+    checkpoint.open_trained(tmp_path, "dit")
+
+
+def test_a_checkpoint_of_the_other_kind_is_refused(tmp_path):
+  save(tmp_path, 1)
+  with pytest.raises(
+    CheckpointError, match="holds a checkpoint of kind 'dit'; .* kind 'vae'"
+  ):
+    checkpoint.open_trained(tmp_path, "vae")
+  opened, config, _ = checkpoint.open_trained(tmp_path, "dit")
+  assert config == CONFIG
+  opened.close()
+
+
+def test_every_setting_that_differs_is_named(tmp_path):
+  latents = dataclasses.replace(CONFIG.latents, sources=(Source("b"),), rows=4)
+  model = dataclasses.replace(CONFIG.model, heads=8)
+  other = dataclasses.replace(CONFIG, seed=4, model=model, latents=latents)
+  with pytest.raises(CheckpointError) as error:
+    checkpoint.require_same(CONFIG, other, tmp_path)
+  for part in (
+    f"{tmp_path} was trained with other settings (its -> now): ",
+    "config.seed: 3 -> 4; ",
+    "config.model.heads: 24 -> 8; ",
+    "config.latents.sources: () -> (Source(path='b', weight=1.0),); ",
+    "config.latents.rows: 8 -> 4. Use the same ones, or another --workdir.",
+  ):
+    assert part in str(error.value)
+
+
+def test_length_optimizer_mesh_and_loaders_may_change(tmp_path):
+  latents = dataclasses.replace(CONFIG.latents, workers=4)
+  other = dataclasses.replace(
+    CONFIG,
+    mesh=MeshConfig(tensor=2),
+    optimizer=OptimizerConfig(learning_rate=1e-5),
+    train=TrainConfig(steps=7, microbatches=2),
+    latents=latents,
+  )
+  checkpoint.require_same(CONFIG, other, tmp_path)
+
+
+def test_a_vae_run_does_not_depend_on_settings_of_the_transformer(tmp_path):
+  vae = dataclasses.replace(CONFIG, kind="vae")
+  model = dataclasses.replace(CONFIG.model, heads=8)
+  other = dataclasses.replace(vae, model=model)
+  checkpoint.require_same(vae, other, tmp_path)
+  channels = dataclasses.replace(vae.vae, channels=(8, 8, 8, 8))
+  with pytest.raises(CheckpointError, match=r"vae.channels: \(128, .* -> \(8"):
+    checkpoint.require_same(
+      vae, dataclasses.replace(vae, vae=channels), tmp_path
+    )
+  with pytest.raises(CheckpointError, match="config.kind: 'vae' -> 'dit'"):
+    checkpoint.require_same(vae, CONFIG, tmp_path)
+
+
+def caused_by(error, cause):
+  error.__cause__ = cause
+  return error
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+FACES = {
+  "the error of the system": FULL,
+  "a quota": OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+  "tensorstore's": ValueError(
+    "RESOURCE_EXHAUSTED: Error writing local file: No space left on device"
+  ),
+  "as a cause": caused_by(RuntimeError("save failed"), FULL),
+}
+
+
+@pytest.mark.parametrize("error", FACES.values(), ids=FACES)
+def test_a_full_disk_is_told_as_such_whatever_its_face(
+  tmp_path, monkeypatch, error
+):
+  save(tmp_path, 1)
+
+  def full(*args, **kwargs):
+    raise error
+
+  checkpoints = Checkpoints(tmp_path)
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.ocp.CheckpointManager, "save", full)
+    with pytest.raises(CheckpointError, match="disk of .* is full; .*Free"):
+      checkpoints.save(2, ITEMS, CONFIG)
+  assert checkpoints.latest == 1
+  checkpoints.close()
+
+
+def test_other_errors_keep_their_own_face(tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path)
+
+  def broken(*args, **kwargs):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.ocp.CheckpointManager, "save", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+      checkpoints.save(2, ITEMS, CONFIG)
+  checkpoints.close()
