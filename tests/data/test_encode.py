@@ -1,0 +1,282 @@
+"""From files to a store: nothing lost, nothing doubled, nothing in silence."""
+
+import collections
+import json
+import logging
+import threading
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pyramid_jax.config import ConfigError, EncodeConfig
+from pyramid_jax.data import encode, latents, shapes_store
+from pyramid_jax.data.latent_writer import LatentWriter, split_ids
+from pyramid_jax.data.video import BadVideo, Clip
+from tests.data import random_store, videos
+
+CONFIG = EncodeConfig(
+  sizes=((32, 32), (32, 64)), max_frames=17, min_frames=9, batch=2
+)
+
+
+def to_latents(clips, ids):
+  """What a clip shows, in the shape of its latents."""
+  assert len({clip.shape for clip in clips}) == 1
+  assert len(clips) == len(ids)
+  return [
+    np.resize(clip.mean((1, 2, 3))[::8], (4, 4, 4, len(clip[::8]))).T
+    for clip in clips
+  ]
+
+
+def to_features(captions):
+  """As many tokens as the caption has words."""
+  full = lambda value, *shape: np.full(shape, value, np.float32)
+  return [
+    (
+      full(len(text), len(text.split()), random_store.TEXT_DIM),
+      full(len(text), random_store.POOLED_DIM),
+    )
+    for text in captions
+  ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Two shapes of clips, an image, and three files that give no clip."""
+  path = tmp_path_factory.mktemp("videos")
+  for i in range(4):
+    videos.write_video(path / f"square {i}.mp4", videos.numbered(9 + i))
+    videos.write_video(path / f"wide {i}.mp4", videos.numbered(17, 32, 64))
+  videos.write_video(path / "long.mp4", videos.numbered(30))
+  videos.write_video(path / "short.mp4", videos.numbered(5))
+  PIL.Image.new("RGB", (40, 40), "red").save(path / "a red image.png")
+  (path / "square 0.txt").write_text("a caption of\nits own")
+  (path / "broken.mp4").write_bytes(b"no video")
+  whole = (path / "wide 0.mp4").read_bytes()
+  (path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+  return path
+
+
+def run(folder, out, encode_video=to_latents, per_shard=4, config=CONFIG, **kw):
+  clips = encode.open_clips(folder, config)
+  writer = LatentWriter(
+    out,
+    random_store.METADATA,
+    random_store.NULL,
+    split_ids(clips.ids, per_shard),
+  )
+  return encode.encode_clips(
+    clips, writer, encode_video, to_features, batch=config.batch, **kw
+  )
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+  """The store of a run without interruption, its summary and its calls."""
+  out, calls = tmp_path_factory.mktemp("out") / "store", []
+
+  def record(clips, ids):
+    calls.append((clips[0].shape, ids))
+    return to_latents(clips, ids)
+
+  summary = run(folder, out, record)
+  return latents.open_store(out), summary, calls
+
+
+def test_every_usable_file_is_stored_once_with_its_caption(whole):
+  store, _, _ = whole
+  examples = {e["id"]: e for e in (store[i] for i in range(len(store)))}
+  wide = {f"wide {i}.mp4": f"wide {i}" for i in range(4)}
+  square = {f"square {i}.mp4": f"square {i}" for i in range(4)}
+  assert {k: e["caption"] for k, e in examples.items()} == {
+    **wide,
+    **square,
+    "square 0.mp4": "a caption of its own",
+    "long.mp4": "long",
+    "a red image.png": "a red image",
+  }
+  assert len(store) == len(examples)
+
+
+def test_latents_and_text_are_those_of_the_clip(whole):
+  store, _, _ = whole
+  for example in (store[i] for i in range(len(store))):
+    frames = example["frames"]
+    assert len(example["latent"]) == 1 + (frames - 1) // 8
+    if frames > 1:  # the first latent frame shows frame 0, the next frame 8
+      shown = (example["latent"][:, 0, 0, 0] - 16) / 4
+      np.testing.assert_array_equal(np.rint(shown), np.arange(0, frames, 8))
+    length = len(example["caption"])
+    assert (example["text"] == length).all()
+    assert len(example["text"]) == len(example["caption"].split())
+    assert (example["pooled"] == length).all()
+    sizes = (example["height"], example["width"])
+    assert sizes == (32, 64 if "wide" in example["id"] else 32)
+
+
+def test_batches_have_one_shape_and_are_as_full_as_their_shard_allows(
+  folder, whole
+):
+  _, _, calls = whole
+  ids = encode.open_clips(folder, CONFIG).ids
+  shards = split_ids(ids, 4)
+  sizes = collections.defaultdict(list)
+  for shape, batch in calls:
+    (shard,) = {next(s for s, x in enumerate(shards) if i in x) for i in batch}
+    sizes[shard, shape].append(len(batch))
+  for found in sizes.values():
+    assert all(size == CONFIG.batch for size in found[:-1])
+
+
+def test_clips_stand_in_the_order_of_the_files_where_shapes_are_equal(whole):
+  _, _, calls = whole
+  for shape in {shape for shape, _ in calls}:
+    ids = [i for s, batch in calls if s == shape for i in batch]
+    assert ids == sorted(ids)
+
+
+def test_files_left_out_are_named_with_their_reason(whole):
+  store, summary, _ = whole
+  lines = (store.path / "skipped.jsonl").read_text().splitlines()
+  reasons = {x["id"]: x["reason"] for x in map(json.loads, lines)}
+  assert reasons.keys() == {"broken.mp4", "cut.mp4", "short.mp4"}
+  assert reasons["short.mp4"].startswith("too short: 5 frames at 24")
+  assert summary.skipped.total() == 3
+  text = str(summary)
+  assert text.startswith("10 clips stored, ")
+  assert "3 files left out, see skipped.jsonl:\n" in text
+  assert "  1 x too short" in text
+
+
+def test_trimmed_clips_are_warned_of_and_counted(folder, tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    summary = run(folder, tmp_path / "store")
+  told = [r.getMessage() for r in caplog.records]
+  assert told == [
+    f"square {i}.mp4: trimmed to 9 frames (8 n + 1); {i} left out"
+    for i in (1, 2, 3)
+  ]
+  assert summary.trimmed == 3
+  assert "3 clips lost frames at their end (8 n + 1)" in str(summary)
+
+
+class Killed(BaseException):
+  """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize("calls", [0, 2, 4, 6])
+def test_a_killed_run_continues_to_the_same_store(
+  folder, whole, tmp_path, calls
+):
+  done = []
+
+  def die(clips, ids):
+    if len(done) == calls:
+      raise Killed
+    done.append(ids)
+    return to_latents(clips, ids)
+
+  with pytest.raises(Killed):
+    run(folder, tmp_path / "store", die)
+  assert not list(tmp_path.rglob("*.partial"))
+  with pytest.raises(ConfigError, match="Run the same pyramid-encode"):
+    latents.open_store(tmp_path / "store")
+  again = []
+
+  def count(clips, ids):
+    again.extend(ids)
+    return to_latents(clips, ids)
+
+  run(folder, tmp_path / "store", count)
+  store = latents.open_store(tmp_path / "store")
+  assert store.fingerprint == whole[0].fingerprint
+  assert [store[i]["id"] for i in range(len(store))] == [
+    whole[0][i]["id"] for i in range(len(store))
+  ]
+  for name in ("skipped.jsonl", "index.npz"):
+    here, there = store.path / name, whole[0].path / name
+    assert here.read_bytes() == there.read_bytes()
+  if calls == 6:  # the first shard is done and not encoded again
+    assert not set(again) & set(done[0])
+
+
+def test_a_finished_store_is_left_alone(folder, whole):
+  store, _, _ = whole
+  files = {p: p.read_bytes() for p in store.path.iterdir()}
+
+  def never(clips, ids):
+    raise AssertionError(ids)
+
+  assert run(folder, store.path, never).stored == 0
+  assert {p: p.read_bytes() for p in store.path.iterdir()} == files
+
+
+def test_a_folder_without_one_usable_file_is_an_error(tmp_path):
+  (tmp_path / "a.mp4").write_bytes(b"nothing")
+  with pytest.raises(ConfigError, match="all 1 inputs were skipped; the first"):
+    run(tmp_path, tmp_path / "store")
+
+
+def test_the_embedded_dataset_is_encoded_whole(tmp_path):
+  settings = shapes_store.ShapesConfig(clips=5, heldout=1, frames=9)
+  folder = shapes_store.write(tmp_path / "shapes", settings)
+  summary = run(folder, tmp_path / "store")
+  store, stored = (
+    latents.open_store(tmp_path / "store"),
+    shapes_store.Stored(folder),
+  )
+  assert summary.stored == len(store) == len(stored)  # without the held-out
+  for i in range(len(store)):
+    assert store[i]["id"] == stored[i].id
+    assert store[i]["caption"] == stored[i].caption
+    assert (store[i]["height"], store[i]["width"]) == (64, 64)
+
+
+def test_sizes_to_check_are_those_of_the_source(folder, tmp_path):
+  found = encode.open_clips(folder, CONFIG)
+  assert (found.sizes, found.max_frames) == (CONFIG.sizes, 17)
+  settings = shapes_store.ShapesConfig(
+    clips=1, heldout=1, frames=9, height=40, width=72
+  )
+  shapes = shapes_store.write(tmp_path / "shapes", settings)
+  found = encode.open_clips(shapes, CONFIG)
+  assert (list(found.sizes), found.max_frames) == ([(40, 72)], 9)
+
+
+class Counted:
+  """Clips that know how many of them were read and not yet encoded."""
+
+  def __init__(self, count):
+    self.ids = [f"{i:03d}" for i in range(count)]
+    self.captions = self.ids
+    self.lock, self.held, self.most = threading.Lock(), 0, 0
+
+  def read(self, i):
+    with self.lock:
+      self.held += 1
+      self.most = max(self.most, self.held)
+    if i % 7 == 3:
+      raise BadVideo(f"frame {i} is damaged")
+    return Clip(videos.numbered(9))
+
+
+def test_clips_are_read_ahead_but_not_far(tmp_path):
+  clips = Counted(100)
+  writer = LatentWriter(
+    tmp_path, random_store.METADATA, random_store.NULL, [clips.ids]
+  )
+
+  def to_latents_and_release(videos, ids):
+    with clips.lock:
+      clips.held -= len(ids)
+    return to_latents(videos, ids)
+
+  summary = encode.encode_clips(
+    clips, writer, to_latents_and_release, to_features, batch=4, threads=3
+  )
+  assert summary.stored == 86 and summary.skipped.total() == 14
+  # a batch that fills up, eight that wait, one more asked for; damaged ones
+  # are held for good here
+  assert clips.most <= 4 + 8 + 1 + 14
