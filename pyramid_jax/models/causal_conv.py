@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from pyramid_jax.models.init import Init, fan_in_normal, zeros
+from pyramid_jax.models.init import Init, last_frame_normal, zeros
 from pyramid_jax.models.pure import axes
 
 TAPS = 3  # of a kernel, along each of time, height and width
@@ -63,7 +63,7 @@ class CausalConv(nnx.Module):
     dtype: str,
     time_stride: int = 1,
     space_stride: int = 1,
-    init: Init = fan_in_normal,
+    init: Init = last_frame_normal,
   ):
     names = ("kernel", "kernel", "kernel", "channels_in", "channels")
     shape = (TAPS, TAPS, TAPS, size_in, size_out)

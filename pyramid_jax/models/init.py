@@ -42,3 +42,16 @@ def fan_in_normal(
 ) -> np.ndarray:
   """Normal that keeps the variance, of a kernel whose last dimension is out."""
   return normal(1 / math.sqrt(math.prod(shape[:-1])))(rng, shape)
+
+
+def last_frame_normal(
+  rng: np.random.Generator, shape: tuple[int, ...]
+) -> np.ndarray:
+  """Only the tap of a frame itself, the last in time, as `fan_in_normal`.
+
+  A causal network then starts with every frame alone, so what it learns on
+  single frames holds for clips.
+  """
+  kernel = np.zeros(shape, np.float32)
+  kernel[-1] = fan_in_normal(rng, shape[1:])
+  return kernel

@@ -25,6 +25,7 @@ from pyramid_jax.models.causal_conv import (
   TimeUp,
   chain,
 )
+from pyramid_jax.models.init import zeros
 from pyramid_jax.sharding import constrain
 
 EPSILON = 1e-6
@@ -91,9 +92,13 @@ class GroupNorm(nnx.Module):
 class NormConv(nnx.Module):
   """Group norm, SiLU, causal convolution."""
 
-  def __init__(self, size_in: int, size_out: int, config: VAEConfig, *, rngs):
+  def __init__(
+    self, size_in: int, size_out: int, config: VAEConfig, *, rngs, **init
+  ):
     self.norm = GroupNorm(size_in, config.groups, rngs=rngs)
-    self.conv = CausalConv(size_in, size_out, rngs=rngs, dtype=config.dtype)
+    self.conv = CausalConv(
+      size_in, size_out, rngs=rngs, dtype=config.dtype, **init
+    )
 
   def __call__(
     self, x_BTHWC: jax.Array, cache: Cache
@@ -102,11 +107,11 @@ class NormConv(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-  """Two `NormConv` beside a shortcut."""
+  """Two `NormConv` beside a shortcut; starts as the shortcut alone."""
 
   def __init__(self, size_in: int, size_out: int, config: VAEConfig, *, rngs):
     self.first = NormConv(size_in, size_out, config, rngs=rngs)
-    self.second = NormConv(size_out, size_out, config, rngs=rngs)
+    self.second = NormConv(size_out, size_out, config, rngs=rngs, init=zeros)
     self.shortcut = (
       pointwise(size_in, size_out, config.dtype, rngs)
       if size_in != size_out

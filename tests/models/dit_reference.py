@@ -66,12 +66,16 @@ def segments(reference, run: str) -> list[dict]:
   return result
 
 
-def pack(parts: list[dict], pad: int = 3) -> tuple[dict, np.ndarray]:
-  """One row of all segments, some padding behind: rows and x [1, L, C]."""
-  S = len(parts) + 1
+def sizes(parts: list[dict], pad: int = 3) -> np.ndarray:
+  """L, M and S of a row that holds these segments and some padding."""
+  tokens = [sum(len(s[key]) for s in parts) + pad for key in ("x", "text")]
+  return np.array([*tokens, len(parts) + 1])
+
+
+def pack(parts: list[dict], size=None) -> tuple[dict, np.ndarray]:
+  """One row of all segments: rows and x [1, L, C]; `size` is (L, M, S)."""
+  L, M, S = sizes(parts) if size is None else size
   text = np.concatenate([s["text"] for s in parts])
-  L = sum(len(s["x"]) for s in parts) + pad
-  M = len(text) + pad
 
   def row(arrays, length):
     x = np.concatenate(arrays)
@@ -79,7 +83,7 @@ def pack(parts: list[dict], pad: int = 3) -> tuple[dict, np.ndarray]:
     out[0, : len(x)] = x
     return out
 
-  number = np.arange(1, S)
+  number = np.arange(1, len(parts) + 1)
   segment = row(
     [np.full(len(s["x"]), i) for s, i in zip(parts, number, strict=True)], L
   )

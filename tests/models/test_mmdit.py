@@ -23,12 +23,17 @@ OUTPUT, GRADIENT = 2e-5, 1e-4
 
 @functools.cache
 def load(name):
-  """The reference file, the model it describes and its parameters."""
+  """The reference file, the model it describes, its parameters, row sizes.
+
+  All runs of a file go through one compiled program.
+  """
   ref = reference.load(name)
   config = convert.config_from_torch(ref.config["model"])
   model = pure(lambda rngs: MMDiT(config, rngs=rngs))
   params = convert.from_torch(config, ref.under("param/"), model.shapes)
-  return ref, config, model, params
+  runs = [dit_reference.segments(ref, r["name"]) for r in ref.config["runs"]]
+  size = tuple(np.max([dit_reference.sizes(parts) for parts in runs], 0))
+  return ref, config, jax.jit(model.apply), model, params, size
 
 
 def cases():
@@ -39,10 +44,10 @@ def cases():
 
 @pytest.mark.parametrize("name, run", list(cases()))
 def test_velocity_of_the_released_model(name, run):
-  ref, config, model, params = load(name)
+  ref, config, apply, _, params, size = load(name)
   parts = dit_reference.segments(ref, run)
-  rows, x = dit_reference.pack(parts)
-  velocity = jax.jit(model.apply)(params, x, rows, rows["timestep"])
+  rows, x = dit_reference.pack(parts, size)
+  velocity = apply(params, x, rows, rows["timestep"])
   clips = dit_reference.unpack(velocity, rows, parts, config.patch)
   for clip, part in zip(clips, parts, strict=True):
     column, i = part["place"]
@@ -51,11 +56,23 @@ def test_velocity_of_the_released_model(name, run):
     assert error < OUTPUT, (part["place"], error)
 
 
+@functools.cache
+def squared_error(name):
+  """The weighted error and its gradient, one program for all runs."""
+  model = load(name)[3]
+
+  def loss(params, x, rows, target, weight):
+    velocity = model.apply(params, x, rows, rows["timestep"])
+    return (weight[..., None] * (velocity - target) ** 2).sum()
+
+  return jax.jit(jax.value_and_grad(loss))
+
+
 @pytest.mark.parametrize("run", ["cols3_b3", "cols4_b4"])
 def test_loss_and_gradients_of_the_released_model(run):
-  ref, config, model, params = load("mmdit_train")
+  ref, config, _, _, params, size = load("mmdit_train")
   parts = dit_reference.segments(ref, run)
-  rows, x = dit_reference.pack(parts)
+  rows, x = dit_reference.pack(parts, size)
   target, weight = np.zeros_like(x), np.zeros(x.shape[:2], np.float32)
   for i, part in enumerate(parts, 1):
     column, b = part["place"]
@@ -65,11 +82,7 @@ def test_loss_and_gradients_of_the_released_model(run):
     target[0, where] = tokens
     weight[0, where] = 1 / tokens.size / len(parts)
 
-  def loss(params):
-    velocity = model.apply(params, x, rows, rows["timestep"])
-    return (weight[..., None] * (velocity - target) ** 2).sum()
-
-  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  value, grads = squared_error("mmdit_train")(params, x, rows, target, weight)
   np.testing.assert_allclose(value, ref[f"out/{run}/loss"], rtol=OUTPUT)
   grads = convert.to_torch(config, jax.device_get(grads))
   desired = ref.under(f"grad/{run}/")
@@ -82,10 +95,9 @@ def test_loss_and_gradients_of_the_released_model(run):
 def test_position_table_of_the_released_code():
   ref = reference.load("mmdit_posembed192")
   table = positions.sincos_table(192, 8, 64)
-  corner = positions.sincos_2d(
-    jnp.stack(jnp.meshgrid(jnp.arange(8.0), jnp.arange(12.0), indexing="ij"), -1)
-    .reshape(1, -1, 2), jnp.asarray(table),
-  )  # fmt: skip
+  grid = jnp.meshgrid(jnp.arange(8.0), jnp.arange(12.0), indexing="ij")
+  places = jnp.stack(grid, -1).reshape(1, -1, 2)
+  corner = positions.sincos_2d(places, jnp.asarray(table))
   np.testing.assert_array_equal(
     corner.reshape(8, 12, 16), ref["out/table_corner"]
   )
@@ -157,19 +169,24 @@ def small(**changes):
 def test_packed_row_is_its_segments_one_by_one_forward_and_backward():
   model, params, parts = small()
 
-  def total(params, parts):
-    rows, x = dit_reference.pack(parts)
+  @jax.jit
+  @jax.value_and_grad
+  def total(params, rows, x):
     v = model.apply(params, x, rows, rows["timestep"])
     return (jnp.sin(v) * (rows["segment"] > 0)[..., None]).sum()
 
-  value, grads = jax.value_and_grad(total)(params, parts)
-  one_by_one = [jax.value_and_grad(total)(params, [part]) for part in parts]
+  value, grads = total(params, *dit_reference.pack(parts))
+  one_by_one = [
+    total(params, *dit_reference.pack([part], dit_reference.sizes(parts)))
+    for part in parts
+  ]
   # sums of a few hundred float32 values
   np.testing.assert_allclose(value, sum(v for v, _ in one_by_one), rtol=1e-5)
   jax.tree.map(
     lambda g, *gs: np.testing.assert_allclose(g, sum(gs), rtol=2e-4, atol=2e-5),
-    grads, *[g for _, g in one_by_one],
-  )  # fmt: skip
+    grads,
+    *[g for _, g in one_by_one],
+  )
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -183,7 +200,7 @@ def test_later_frames_have_exactly_zero_influence(causal):
       v**2 * (rows["frame"] == 0)[..., None] * (rows["segment"] > 0)[..., None]
     ).sum()
 
-  grad = np.abs(jax.grad(first_frame)(x))[0].sum(-1)
+  grad = np.abs(jax.jit(jax.grad(first_frame))(x))[0].sum(-1)
   later = (rows["frame"][0] > 0) & (rows["segment"][0] > 0)
   assert grad[~later & (rows["segment"][0] > 0)].min() > 0
   if causal:
@@ -200,7 +217,7 @@ def test_text_never_sees_later_frames_nor_other_segments():
     v = model.apply(params, x, {**rows, "text": text}, rows["timestep"])
     return (v**2 * (rows["segment"] == 1)[..., None]).sum()
 
-  grad = np.abs(jax.grad(influence)(rows["text"]))[0].sum(-1)
+  grad = np.abs(jax.jit(jax.grad(influence))(rows["text"]))[0].sum(-1)
   own = rows["text_segment"][0] == 1
   assert grad[own].min() > 0
   np.testing.assert_array_equal(grad[~own], 0)
@@ -229,8 +246,10 @@ def test_remat_changes_the_program_but_not_the_gradient(remat):
 def test_bfloat16_compute_stays_near_float32():
   model, params, parts = small()
   rows, x = dit_reference.pack(parts)
-  exact = model.apply(params, x, rows, rows["timestep"])
-  half = small(dtype="bfloat16")[0].apply(params, x, rows, rows["timestep"])
+  exact, half = (
+    jax.jit(m.apply)(params, x, rows, rows["timestep"])
+    for m in (model, small(dtype="bfloat16")[0])
+  )
   assert half.dtype == jnp.float32
   # bfloat16 keeps 8 bits; three layers lose a little more than one rounding
   assert reference.max_error(half, np.asarray(exact)) < 0.05
@@ -240,7 +259,7 @@ def test_a_new_model_starts_from_zero_velocity():
   model, _, parts = small()
   rows, x = dit_reference.pack(parts)
   params = model.init(0)
-  velocity = model.apply(params, x, rows, rows["timestep"])
+  velocity = jax.jit(model.apply)(params, x, rows, rows["timestep"])
   np.testing.assert_array_equal(velocity, 0)
   gates = params["blocks"]["latent"]["modulation"]
   np.testing.assert_array_equal(gates["kernel"], 0)
@@ -256,7 +275,7 @@ def test_full_size_model_has_the_released_parameter_count():
 
 
 def test_names_are_a_bijection_and_the_round_trip_is_exact():
-  ref, config, _, params = load("mmdit_image")
+  ref, config, _, _, params, _ = load("mmdit_image")
   tensors = ref.under("param/")
   back = convert.to_torch(config, params)
   assert back.keys() == tensors.keys()
@@ -265,7 +284,7 @@ def test_names_are_a_bijection_and_the_round_trip_is_exact():
 
 
 def test_a_foreign_position_table_is_refused():
-  ref, config, model, _ = load("mmdit_image")
+  ref, config, _, model, *_ = load("mmdit_image")
   tensors = {**ref.under("param/"), convert.POSITIONS: np.zeros((1, 576, 48))}
   with pytest.raises(names.NameTableError, match="table_base 8"):
     convert.from_torch(config, tensors, model.shapes)
