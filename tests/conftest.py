@@ -3,6 +3,8 @@
 import os
 import tempfile
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: spend less on the code than it costs.
 os.environ["XLA_FLAGS"] = " ".join(
@@ -33,3 +35,11 @@ def pytest_ignore_collect(collection_path, config):
   if collection_path.name.endswith("_full.py") and not config.option.full:
     return True
   return None
+
+
+@pytest.fixture(scope="session")
+def workdirs(tmp_path_factory):
+  """A dataset, VAE, latents and transformer, made by the commands."""
+  from tests import tiny  # imports our package, after the lines above
+
+  return tiny.make(tmp_path_factory.mktemp("workdirs"))

@@ -79,7 +79,8 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, split: str, count: int) -> Iterator:
     c = self.settings
-    for i in tqdm.trange(count, desc=f"shapes {split}", unit="clip"):
+    bar = tqdm.trange(count, desc=f"shapes {split}", unit="clip", disable=None)
+    for i in bar:
       clip = shapes.render(
         i, c.seed, c.frames, c.height, c.width, split, c.two_objects
       )

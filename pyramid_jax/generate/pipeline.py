@@ -81,27 +81,33 @@ class Pipeline:
     mesh = mesh or sharding.make_mesh(MeshConfig())
     checkpoints, config, meta = checkpoint.open_trained(workdir, "dit")
     model = pure(lambda rngs: MMDiT(config.model, rngs=rngs))
-    places = sharding.tree_shardings(mesh, model.shapes, model.axes)
-    target = checkpoint.placed(model.shapes, places)
+    target = checkpoint.placed(
+      model.shapes, sharding.tree_shardings(mesh, model.shapes, model.axes)
+    )
     params = checkpoints.restore({weights: target})[weights]
     checkpoints.close()
     data = meta["latents"]
-    trained_vae = TrainedVAE.load(vae or data["vae_path"], mesh)
+    places = {"vae": vae or data["vae_path"], "text": text or data["text_path"]}
+    for name, path in places.items():
+      if not pathlib.Path(path).is_dir():
+        raise CheckpointError(
+          f"{workdir} was trained with the {name} of {path}, which is not "
+          f"there; say with --{name} where it is now."
+        )
+    trained_vae = TrainedVAE.load(places["vae"], mesh)
     encoder = load_text_encoder(
-      text or data["text_path"],
+      places["text"],
       data["text_kind"],
       max_tokens=data["text_max_tokens"],
       dtype=data["text_dtype"],
     )
-    for name, flag, found in (
-      ("vae_fingerprint", "--vae", trained_vae.fingerprint),
-      ("text_fingerprint", "--text", encoder.fingerprint),
-    ):
-      if data[name] != found:
+    for name, part in (("vae", trained_vae), ("text", encoder)):
+      wanted, found = data[f"{name}_fingerprint"], part.fingerprint
+      if wanted != found:
         raise CheckpointError(
-          f"{workdir} was trained with another {flag[2:]} (fingerprint "
-          f"{data[name][:12]}, found {found[:12]}); name the right one with "
-          f"{flag}."
+          f"{workdir} was trained with another {name} than {places[name]} "
+          f"(fingerprint {wanted[:12]}, found {found[:12]}); name the right "
+          f"one with --{name}."
         )
     return cls(config, params, trained_vae, encoder, mesh)
 

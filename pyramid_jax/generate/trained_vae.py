@@ -103,15 +103,15 @@ class TrainedVAE:
     A clip's draw depends on its id alone. Not normalised. The clips are padded
     to a multiple of `batch` and of the mesh, so that few shapes are compiled.
     """
-    split = math.lcm(self.batch_multiple, batch)
-    padded = -(-len(videos) // split) * split
-    videos = [*videos, *[videos[-1]] * (padded - len(videos))]
-    ids = [*ids, *[ids[-1]] * (padded - len(ids))]
+    count, split = len(videos), math.lcm(self.batch_multiple, batch)
+    padded = -(-count // split) * split
+    videos = [*videos, *[videos[-1]] * (padded - count)]
+    ids = [*ids, *[ids[-1]] * (padded - count)]
     keys = jax.vmap(jax.random.key)(np.array([_seed(i) for i in ids]))
     with jax.set_mesh(self.mesh):
       batch = sharding.place_batch(self.mesh, np.stack(videos), padded)
       z = self._encode(self.params, batch, keys, window=window)
-    return list(np.asarray(z))[: len(videos)]
+    return list(np.asarray(z))[:count]
 
   @property
   def batch_multiple(self) -> int:

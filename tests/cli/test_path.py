@@ -1,0 +1,66 @@
+"""The commands one after the other, as the quick start calls them."""
+
+import json
+
+import av
+import numpy as np
+import PIL.Image
+
+from pyramid_jax.data import latents
+from tests import commands, tiny
+
+
+def test_training_reports_its_parameters_losses_and_files(workdirs):
+  vae, dit = (workdirs.results[name].out for name in ("vae", "dit"))
+  for out, folder in ((vae, workdirs.vae), (dit, workdirs.dit)):
+    assert "Total: " in out  # of the parameters
+    assert f"checkpoints: {folder}/checkpoints\n" in out
+    assert f"metrics: {folder}/metrics.jsonl\n" in out
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    losses = [x["loss"] for x in map(json.loads, lines) if "loss" in x]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+  assert "PSNR on 4 held-out clips: " in vae
+
+
+def test_every_clip_is_encoded(workdirs):
+  store = latents.open_store(workdirs.latents)
+  assert len(store) == 8
+  assert store[0]["latent"].shape == (5, 16, 16, 4)
+  assert "8 clips stored, 72 frames" in workdirs.results["latents"].out
+  assert store.metadata.vae_path == str(workdirs.vae)
+  assert store.metadata.text_path == str(workdirs.text)
+
+
+def test_nothing_is_told_where_nothing_is_wrong(workdirs):
+  for name, result in workdirs.results.items():
+    assert not result.err.strip(), name
+
+
+def test_the_same_commands_again_keep_what_is_there(workdirs):
+  before = {p: p.stat().st_mtime_ns for p in workdirs.folder.rglob("*")}
+  for name, arguments in tiny.steps(workdirs.folder).items():
+    result = commands.run(*arguments)
+    assert result.code == 0, name
+  assert {p: p.stat().st_mtime_ns for p in workdirs.folder.rglob("*")} == before
+  assert "was already complete" in commands.run(
+    *tiny.steps(workdirs.folder)["latents"]
+  ).out
+
+
+def test_several_prompts_give_a_clip_each_and_a_sheet(workdirs, tmp_path):
+  result = commands.run(
+    "generate", f"workdir={workdirs.dit}", "prompt=a red circle",
+    "prompt=a blue circle", f"out={tmp_path}/clips",
+    f"sheet={tmp_path}/sheet.png",
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  names = ["a-red-circle", "a-blue-circle"]
+  files = [tmp_path / "clips" / f"{name}.mp4" for name in names]
+  told = [line for line in result.out.splitlines() if line.startswith("/")]
+  assert told == [*map(str, files), f"{tmp_path}/sheet.png"]
+  for file in files:
+    with av.open(str(file)) as container:
+      frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+      assert container.streams.video[0].average_rate == 24
+    assert np.stack(frames).shape == (5, 32, 32, 3)
+  assert PIL.Image.open(tmp_path / "sheet.png").format == "PNG"

@@ -1,0 +1,77 @@
+"""Runs commands as a user does, without the seconds that imports take.
+
+A server process imports the libraries once; every command is a fork of it with
+its own arguments, environment, output and exit code.
+"""
+
+import dataclasses
+import importlib
+import multiprocessing
+import os
+import pathlib
+import re
+import signal
+import sys
+import tempfile
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+  [
+    "pyramid_jax.convert.tiny_text",
+    "pyramid_jax.data.encode",
+    "pyramid_jax.generate.pipeline",
+    "pyramid_jax.train.dit_task",
+    "pyramid_jax.train.vae_task",
+    "tensorboardX",
+  ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """How a command ended and what it said."""
+
+  code: int
+  out: str
+  err: str
+
+  @property
+  def error(self) -> str:
+    """What a mistake looks like: exit code 2 and one line, nothing else."""
+    assert self.code == 2, f"exit code {self.code}\n{self.out}\n{self.err}"
+    (line,) = self.err.splitlines()
+    name, kind, text = line.split(": ", 2)
+    assert name.startswith("pyramid-") and kind == "error", line
+    return text
+
+
+def run(command: str, *arguments, devices: int = 1, before=None) -> Result:
+  """Runs pyramid-<command> with "--<argument>"s to its end.
+
+  `before` is called first in the process of the command.
+  """
+  with tempfile.TemporaryDirectory() as folder:
+    process = SERVER.Process(
+      target=_command,
+      args=(command, [f"--{a}" for a in arguments], folder, devices, before),
+    )
+    process.start()
+    process.join()
+    out, err = (
+      (pathlib.Path(folder) / name).read_text() for name in ("out", "err")
+    )
+  return Result(process.exitcode, out, err)
+
+
+def _command(command, arguments, folder, devices, before):
+  for number, name in ((1, "out"), (2, "err")):
+    file = os.open(pathlib.Path(folder) / name, os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, number)
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  os.environ["XLA_FLAGS"] = re.sub(
+    r"(device_count=)\d+", rf"\g<1>{devices}", os.environ["XLA_FLAGS"]
+  )
+  sys.argv = [f"pyramid-{command}", *arguments]
+  if before is not None:
+    before()
+  importlib.import_module(f"pyramid_jax.cli.{command}").run()

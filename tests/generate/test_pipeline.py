@@ -1,0 +1,175 @@
+"""What a trained workdir generates: reproducible, in order, on its own."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from pyramid_jax import checkpoint, sharding
+from pyramid_jax.checkpoint import CheckpointError
+from pyramid_jax.config import ConfigError, MeshConfig
+from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
+from pyramid_jax.generate.pipeline import Pipeline
+
+RED, BLUE, GREEN = (f"a {c} circle" for c in ("red", "blue", "green"))
+
+
+def one_device():
+  return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def pipeline(workdirs):
+  return Pipeline.load(workdirs.dit, mesh=one_device())
+
+
+@pytest.fixture(scope="module")
+def frames(pipeline):
+  """Sample 0 is RED, sample 1 is BLUE."""
+  return pipeline([RED, BLUE], seed=5)
+
+
+def test_frames_have_the_size_and_length_of_the_config(frames):
+  assert frames.shape == (2, 5, 32, 32, 3) and frames.dtype == np.uint8
+
+
+def test_the_same_seed_gives_the_same_frames(pipeline, frames):
+  np.testing.assert_array_equal(pipeline([RED, BLUE], seed=5), frames)
+
+
+def test_another_seed_gives_other_frames(pipeline, frames):
+  other = pipeline([RED, BLUE], seed=6)
+  assert all((a != b).mean() > 0.5 for a, b in zip(frames, other, strict=True))
+
+
+def test_samples_of_one_batch_differ(pipeline):
+  a, b = pipeline([RED, RED], seed=5)
+  assert (a != b).mean() > 0.5
+
+
+def test_a_sample_does_not_depend_on_the_rest_of_its_batch(pipeline, frames):
+  shifted = pipeline([BLUE, GREEN], seed=5, first=1)
+  # one value of 255: a sum may be taken in another order elsewhere in a batch
+  np.testing.assert_allclose(
+    shifted[0].astype(int), frames[1].astype(int), atol=1
+  )
+
+
+def test_the_prompt_matters(pipeline, frames):
+  assert (pipeline([GREEN, BLUE], seed=5)[0] != frames[0]).any()
+
+
+def test_frames_come_unit_by_unit(pipeline, frames):
+  units = list(pipeline.stream([RED, BLUE], seed=5))
+  # the first frame alone, then two for each latent frame
+  assert [u.shape[:2] for u in units] == [(2, 1), (2, 2), (2, 2)]
+  np.testing.assert_array_equal(np.concatenate(units, 1), frames)
+
+
+def test_given_frames_come_first_and_lead_to_others(pipeline, frames):
+  given = np.stack([np.full((1, 32, 32, 3), v, np.uint8) for v in (20, 220)])
+  units = list(pipeline.stream([RED, BLUE], seed=5, given=given))
+  assert [u.shape[1] for u in units] == [1, 2, 2]
+  # as the VAE sees them: encoded and decoded, nothing else
+  vae = pipeline.vae
+  z = vae.encode(list(given), ["5 0", "5 1"], 8)
+  z = np.stack([vae.statistics.normalise(x) for x in z])
+  (seen,) = vae.decode_stream([z])
+  np.testing.assert_array_equal(units[0], seen)
+  assert (units[1] != frames[:, 1:3]).any()
+
+
+def test_clips_are_encoded_alike_alone_and_in_a_padded_batch(pipeline):
+  clips = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 32, 3), np.uint8)
+  ids = ["a", "b", "c"]
+  together = pipeline.vae.encode(list(clips), ids, window=16, batch=4)
+  assert len(together) == 3
+  alone = pipeline.vae.encode([clips[1]], ["b"], window=16, batch=4)
+  np.testing.assert_allclose(alone[0], together[1], atol=1e-5)  # float32
+  other = pipeline.vae.encode([clips[1]], ["d"], window=16, batch=4)
+  assert np.abs(other[0] - alone[0]).max() > 0.01  # the draw is the id's
+
+
+@pytest.mark.parametrize(
+  "changes, message",
+  [
+    ({"height": 36}, r"height 36 is not a multiple of 8 .*nearest: 32"),
+    ({"width": 40 * 8}, r"width 320 is more than the position table covers"),
+    ({"frames": 6}, r"frames 6 is not 2 n \+ 1 .*nearest: 5"),
+    ({"steps": (1, 1, 1)}, r"steps is \(1, 1, 1\); .* each of the 2 stages"),
+    ({"video_steps": (0, 1)}, r"video_steps is \(0, 1\); .* at least 1"),
+    ({"frmes": 5}, r"frmes: not an option of generation; there are .*frames"),
+  ],
+)
+def test_a_request_that_does_not_fit_is_refused(pipeline, changes, message):
+  with pytest.raises(ConfigError, match=message):
+    next(pipeline.stream([RED], **changes))
+
+
+def test_the_trained_weights_can_be_had_without_their_average(
+  workdirs, pipeline
+):
+  raw = Pipeline.load(workdirs.dit, weights="params", mesh=one_device())
+  ema, params = (
+    np.concatenate([x.ravel() for x in jax.tree.leaves(p.velocity.args[0])])
+    for p in (pipeline, raw)
+  )
+  assert ema.shape == params.shape and (ema != params).any()
+
+
+@pytest.fixture
+def moved(workdirs, tmp_path):
+  """The transformer's workdir, whose VAE and text encoders are elsewhere."""
+  shutil.copytree(workdirs.dit, tmp_path / "dit")
+  old = {"vae": workdirs.vae, "text": workdirs.text}
+  new = {name: path.rename(tmp_path / name) for name, path in old.items()}
+  yield tmp_path / "dit", new
+  for name, path in new.items():
+    path.rename(old[name])
+
+
+def test_moved_folders_are_named_and_can_be_given(workdirs, moved):
+  dit, new = moved
+  with pytest.raises(
+    CheckpointError,
+    match=f"trained with the vae of {workdirs.vae}, which is not there; say "
+    "with --vae",
+  ):
+    Pipeline.load(dit)
+  with pytest.raises(CheckpointError, match="the text of .* with --text"):
+    Pipeline.load(dit, vae=str(new["vae"]))
+  found = Pipeline.load(dit, vae=str(new["vae"]), text=str(new["text"]))
+  assert found.vae.path == str(new["vae"])
+
+
+def test_another_text_encoder_is_refused(workdirs, tmp_path):
+  write_tiny_text_encoders(tmp_path / "text", [RED, BLUE], seed=9)
+  with pytest.raises(
+    CheckpointError, match="another text than .*; name the right one with --text"
+  ):
+    Pipeline.load(workdirs.dit, text=str(tmp_path / "text"))
+
+
+def test_another_vae_is_refused(workdirs, tmp_path):
+  checkpoints, config, meta = checkpoint.open_trained(workdirs.vae, "vae")
+  restored = checkpoints.manager.restore(checkpoints.latest)
+  checkpoints.close()
+  other = checkpoint.Checkpoints(tmp_path)
+  ema = jax.tree.map(lambda x: np.asarray(x) + 1, restored["ema"])
+  other.save(1, {"ema": ema}, config, **meta)
+  other.close()
+  with pytest.raises(CheckpointError, match="another vae than .* with --vae"):
+    Pipeline.load(workdirs.dit, vae=str(tmp_path))
+
+
+def test_a_vae_whose_training_was_stopped_says_so(workdirs, tmp_path):
+  checkpoints, config, _ = checkpoint.open_trained(workdirs.vae, "vae")
+  checkpoints.close()
+  stopped = checkpoint.Checkpoints(tmp_path)
+  stopped.save(1, {"ema": {"x": np.zeros(1)}}, config)
+  stopped.close()
+  with pytest.raises(
+    CheckpointError, match="stopped at step 1 of 2; .* same pyramid-train again"
+  ):
+    Pipeline.load(workdirs.dit, vae=str(tmp_path))

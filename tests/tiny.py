@@ -1,0 +1,118 @@
+"""The whole path, small enough for a test: every command runs in seconds.
+
+32 x 32 pixels, two stages, a VAE of two levels (2 x 2 x 2), one block.
+"""
+
+import dataclasses
+import pathlib
+
+from pyramid_jax.config import settings
+from tests import commands
+
+VAE_PHASE = dict(steps=2, batch=4, frames=1, height=32, width=32)
+
+
+def get_config(kind="dit"):
+  """`kind` is "vae" or "dit"."""
+  return settings(
+    kind=kind,
+    flow=dict(stages=2, stage_range=(0.0, 0.5, 1.0)),
+    vae=dict(
+      channels=(4, 4),
+      encoder_blocks=1,
+      decoder_blocks=1,
+      latent_channels=4,
+      groups=2,
+      down_space=(True, False),
+      down_time=(True, False),
+      dtype="float32",
+    ),
+    model=dict(
+      layers=1,
+      heads=2,
+      head_dim=8,
+      latent_channels=4,
+      text_dim=64,
+      pooled_dim=64,
+      table_size=8,
+      table_base=8,
+      dtype="float32",
+      remat="none",
+    ),
+    text=dict(dtype="float32"),
+    videos=dict(phases=(VAE_PHASE,)),
+    encode=dict(sizes=((32, 32),), max_frames=9, min_frames=9, batch=4),
+    latents=dict(
+      rows=4, latent_tokens=192, text_tokens=64, segments=4, window=64
+    ),
+    optimizer=dict(learning_rate=1e-2, warmup=0, ema=0.5),
+    train=dict(steps=2, log_every=1, save_every=1, eval_clips=4),
+    generate=dict(
+      height=32,
+      width=32,
+      frames=5,
+      steps=(1, 1),
+      video_steps=(1, 1),
+      guidance=2.0,
+      video_guidance=2.0,
+    ),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdirs:
+  """What the commands wrote, one after the other, and what they said."""
+
+  folder: pathlib.Path
+  results: dict[str, commands.Result]
+
+  @property
+  def shapes(self) -> pathlib.Path:
+    return self.folder / "shapes"
+
+  @property
+  def text(self) -> pathlib.Path:
+    return self.folder / "text"
+
+  @property
+  def vae(self) -> pathlib.Path:
+    return self.folder / "vae"
+
+  @property
+  def latents(self) -> pathlib.Path:
+    return self.folder / "latents"
+
+  @property
+  def dit(self) -> pathlib.Path:
+    return self.folder / "dit"
+
+
+def steps(folder: pathlib.Path) -> dict[str, tuple[str, ...]]:
+  """The commands of the whole path and their arguments."""
+  config = f"config={__file__}"
+  text = f"config.text.path={folder}/text"
+  return {
+    "shapes": (
+      "shapes", f"out={folder}/shapes", f"text={folder}/text", "clips=8",
+      "heldout=4", "size=32", "frames=9",
+    ),
+    "vae": (
+      "train", f"{config}:vae", f"workdir={folder}/vae", f"data={folder}/shapes"
+    ),
+    "latents": (
+      "encode", config, text, f"videos={folder}/shapes", f"vae={folder}/vae",
+      f"out={folder}/latents",
+    ),
+    "dit": (
+      "train", config, text, f"workdir={folder}/dit", f"data={folder}/latents"
+    ),
+  }  # fmt: skip
+
+
+def make(folder: pathlib.Path) -> Workdirs:
+  """Runs them all."""
+  results = {}
+  for name, arguments in steps(folder).items():
+    results[name] = commands.run(*arguments)
+    assert results[name].code == 0, f"{name}:\n{results[name].err}"
+  return Workdirs(folder, results)
