@@ -13,8 +13,8 @@ Expected: see the results in README.md.
 from pyramid_jax.config import settings
 
 VAE_PHASES = (
-  dict(steps=450, batch=8, frames=1, height=64, width=64),
-  dict(steps=100, batch=4, frames=9, height=64, width=64),
+  dict(steps=600, batch=4, frames=1, height=64, width=64),
+  dict(steps=140, batch=1, frames=9, height=64, width=64),
 )
 
 
@@ -22,18 +22,18 @@ def get_config(kind="dit"):
   """`kind` is "vae" or "dit": what pyramid-train trains."""
   if kind == "vae":
     optimizer = dict(
-      learning_rate=2e-3, warmup=20, schedule="cosine", beta2=0.99, ema=0.99
+      learning_rate=2e-3, warmup=20, schedule="cosine", beta2=0.95, ema=0.98
     )
     train = dict(steps=sum(p["steps"] for p in VAE_PHASES), log_every=25)
   else:
     optimizer = dict(
       learning_rate=2e-3, warmup=50, schedule="cosine", beta2=0.99, ema=0.99
     )
-    train = dict(steps=600, log_every=25)
+    train = dict(steps=900, log_every=50)
   return settings(
     kind=kind,
     vae=dict(
-      channels=(16, 32, 64, 64),
+      channels=(16, 16, 32, 64),
       encoder_blocks=1,
       decoder_blocks=1,
       groups=4,
@@ -55,12 +55,12 @@ def get_config(kind="dit"):
     encode=dict(sizes=((64, 64),), max_frames=17, min_frames=9, batch=8),
     latents=dict(
       sources=(dict(path="quickstart/latents"),),
-      rows=2,
-      latent_tokens=512,
-      text_tokens=512,
-      segments=48,
+      rows=6,
+      latent_tokens=80,
+      text_tokens=80,
+      segments=8,
       window=2048,
-      segments_per_clip=4,
+      segments_per_clip=2,
     ),
     optimizer=optimizer,
     train={**train, "save_every": 200},

@@ -16,7 +16,12 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from pyramid_jax.models.init import Init, last_frame_normal, zeros
+from pyramid_jax.models.init import (
+  Init,
+  last_frame_normal,
+  resampling,
+  zeros,
+)
 from pyramid_jax.models.pure import axes
 
 TAPS = 3  # of a kernel, along each of time, height and width
@@ -116,7 +121,9 @@ class SpaceUp(nnx.Module):
   """Doubles height and width: 4 C channels become 2 x 2 pixels."""
 
   def __init__(self, size: int, *, rngs: nnx.Rngs, dtype: str):
-    self.conv = CausalConv(size, 4 * size, rngs=rngs, dtype=dtype)
+    self.conv = CausalConv(
+      size, 4 * size, rngs=rngs, dtype=dtype, init=resampling
+    )
 
   def __call__(
     self, x_BTHWC: jax.Array, cache: Cache
@@ -134,7 +141,9 @@ class TimeUp(nnx.Module):
   """
 
   def __init__(self, size: int, *, rngs: nnx.Rngs, dtype: str):
-    self.conv = CausalConv(size, 2 * size, rngs=rngs, dtype=dtype)
+    self.conv = CausalConv(
+      size, 2 * size, rngs=rngs, dtype=dtype, init=resampling
+    )
 
   def __call__(
     self, x_BTHWC: jax.Array, cache: Cache

@@ -55,3 +55,16 @@ def last_frame_normal(
   kernel = np.zeros(shape, np.float32)
   kernel[-1] = fan_in_normal(rng, shape[1:])
   return kernel
+
+
+def resampling(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+  """Every channel as it is, once or more often: a plain change of resolution.
+
+  With more channels out than in, these are the copies that become new pixels
+  or frames, so upsampling starts as repetition and downsampling as picking.
+  """
+  *taps, size_in, size_out = shape
+  kernel = np.zeros(shape, np.float32)
+  centre = (-1, *(n // 2 for n in taps[1:]))
+  kernel[centre] = np.tile(np.eye(size_in), size_out // size_in)
+  return kernel

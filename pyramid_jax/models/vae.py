@@ -10,6 +10,7 @@ Legend: B clips, T frames, H W space, C channels, Z latent channels, L = H W.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from pyramid_jax.models.causal_conv import (
   TimeUp,
   chain,
 )
-from pyramid_jax.models.init import zeros
+from pyramid_jax.models.init import resampling, zeros
 from pyramid_jax.sharding import constrain
 
 EPSILON = 1e-6
@@ -190,8 +191,8 @@ class Encoder(nnx.Module):
   def __init__(self, config: VAEConfig, *, rngs: nnx.Rngs):
     c = config
     self.remat = c.remat
-    conv = lambda *sizes, **strides: CausalConv(
-      *sizes, rngs=rngs, dtype=c.dtype, **strides
+    conv = lambda *sizes, **rest: CausalConv(
+      *sizes, rngs=rngs, dtype=c.dtype, **rest
     )
     self.conv_in = conv(3, c.channels[0])
     levels = []
@@ -199,8 +200,9 @@ class Encoder(nnx.Module):
     for size, space, time in zip(
       c.channels, c.down_space, c.down_time, strict=True
     ):
-      resample = [conv(size, size, space_stride=2)] if space else []
-      resample += [conv(size, size, time_stride=2)] if time else []
+      same = functools.partial(conv, size, size, init=resampling)
+      resample = [same(space_stride=2)] if space else []
+      resample += [same(time_stride=2)] if time else []
       blocks = residual(size_in, size, c.encoder_blocks, c, rngs)
       levels.append(Level(blocks, resample))
       size_in = size
