@@ -1,17 +1,28 @@
 """AdamW as the paper's runs use it."""
 
+import itertools
+
 import jax
 import optax
 
 from pyramid_jax.config import ConfigError, OptimizerConfig
 
 
-def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+def learning_rate(config: OptimizerConfig, *steps: int) -> optax.Schedule:
   """Linear warm-up, then constant, or a cosine that reaches 0 at `steps`.
+
+  A run in several phases gives the steps of each; every phase has the whole
+  schedule for itself.
 
   Raises:
     ConfigError: an unknown schedule, or a warm-up longer than the run.
   """
+  if len(steps) > 1:
+    return optax.join_schedules(
+      [learning_rate(config, n) for n in steps],
+      list(itertools.accumulate(steps))[:-1],
+    )
+  (steps,) = steps
   if config.schedule not in ("constant", "cosine"):
     raise ConfigError(
       f"optimizer.schedule is {config.schedule!r}; it must be 'constant' or "
@@ -33,17 +44,17 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-  config: OptimizerConfig, steps: int
+  config: OptimizerConfig, *steps: int
 ) -> optax.GradientTransformation:
   """Gradient clipping by global norm, then AdamW.
 
-  Weight decay acts on kernels only: norms' scales, biases and embeddings of
-  nothing else are left alone.
+  Weight decay acts on kernels only: norms' scales, biases and embeddings
+  are left alone. For `steps` see `learning_rate`.
   """
   return optax.chain(
     optax.clip_by_global_norm(config.clip),
     optax.adamw(
-      learning_rate(config, steps),
+      learning_rate(config, *steps),
       b1=config.beta1,
       b2=config.beta2,
       eps=config.epsilon,
