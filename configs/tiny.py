@@ -13,8 +13,8 @@ Expected: see the results in README.md.
 from pyramid_jax.config import settings
 
 VAE_PHASES = (
-  dict(steps=600, batch=4, frames=1, height=64, width=64),
-  dict(steps=140, batch=1, frames=9, height=64, width=64),
+  dict(steps=450, batch=4, frames=1, height=64, width=64),
+  dict(steps=240, batch=1, frames=9, height=64, width=64),
 )
 
 

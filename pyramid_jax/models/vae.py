@@ -26,7 +26,7 @@ from pyramid_jax.models.causal_conv import (
   TimeUp,
   chain,
 )
-from pyramid_jax.models.init import resampling, zeros
+from pyramid_jax.models.init import resampling
 from pyramid_jax.sharding import constrain
 
 EPSILON = 1e-6
@@ -93,13 +93,9 @@ class GroupNorm(nnx.Module):
 class NormConv(nnx.Module):
   """Group norm, SiLU, causal convolution."""
 
-  def __init__(
-    self, size_in: int, size_out: int, config: VAEConfig, *, rngs, **init
-  ):
+  def __init__(self, size_in: int, size_out: int, config: VAEConfig, *, rngs):
     self.norm = GroupNorm(size_in, config.groups, rngs=rngs)
-    self.conv = CausalConv(
-      size_in, size_out, rngs=rngs, dtype=config.dtype, **init
-    )
+    self.conv = CausalConv(size_in, size_out, rngs=rngs, dtype=config.dtype)
 
   def __call__(
     self, x_BTHWC: jax.Array, cache: Cache
@@ -108,11 +104,11 @@ class NormConv(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-  """Two `NormConv` beside a shortcut; starts as the shortcut alone."""
+  """Two `NormConv` beside a shortcut."""
 
   def __init__(self, size_in: int, size_out: int, config: VAEConfig, *, rngs):
     self.first = NormConv(size_in, size_out, config, rngs=rngs)
-    self.second = NormConv(size_out, size_out, config, rngs=rngs, init=zeros)
+    self.second = NormConv(size_out, size_out, config, rngs=rngs)
     self.shortcut = (
       pointwise(size_in, size_out, config.dtype, rngs)
       if size_in != size_out
