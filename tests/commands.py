@@ -9,7 +9,6 @@ import importlib
 import multiprocessing
 import os
 import pathlib
-import re
 import signal
 import sys
 import tempfile
@@ -37,15 +36,19 @@ class Result:
 
   @property
   def error(self) -> str:
-    """What a mistake looks like: exit code 2 and one line, nothing else."""
+    """What a mistake looks like: exit code 2 and one line, nothing else.
+
+    A run that goes on says so before.
+    """
     assert self.code == 2, f"exit code {self.code}\n{self.out}\n{self.err}"
-    (line,) = self.err.splitlines()
+    *before, line = self.err.splitlines()
+    assert [x[:20] for x in before] in ([], ["continuing from step"]), self.err
     name, kind, text = line.split(": ", 2)
     assert name.startswith("pyramid-") and kind == "error", line
     return text
 
 
-def run(command: str, *arguments, devices: int = 1, before=None) -> Result:
+def run(command: str, *arguments, before=None) -> Result:
   """Runs pyramid-<command> with "--<argument>"s to its end.
 
   `before` is called first in the process of the command.
@@ -53,7 +56,7 @@ def run(command: str, *arguments, devices: int = 1, before=None) -> Result:
   with tempfile.TemporaryDirectory() as folder:
     process = SERVER.Process(
       target=_command,
-      args=(command, [f"--{a}" for a in arguments], folder, devices, before),
+      args=(command, [f"--{a}" for a in arguments], folder, before),
     )
     process.start()
     process.join()
@@ -63,14 +66,11 @@ def run(command: str, *arguments, devices: int = 1, before=None) -> Result:
   return Result(process.exitcode, out, err)
 
 
-def _command(command, arguments, folder, devices, before):
+def _command(command, arguments, folder, before):
   for number, name in ((1, "out"), (2, "err")):
     file = os.open(pathlib.Path(folder) / name, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, number)
   signal.signal(signal.SIGINT, signal.default_int_handler)
-  os.environ["XLA_FLAGS"] = re.sub(
-    r"(device_count=)\d+", rf"\g<1>{devices}", os.environ["XLA_FLAGS"]
-  )
   sys.argv = [f"pyramid-{command}", *arguments]
   if before is not None:
     before()

@@ -1,6 +1,7 @@
 """The whole path, small enough for a test: every command runs in seconds.
 
-32 x 32 pixels, two stages, a VAE of two levels (2 x 2 x 2), one block.
+32 x 32 pixels, two stages, a VAE of two levels (2 x 2 x 2), one block; eight
+devices, as in every test, so that compiled programs are shared with them.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import pathlib
 from pyramid_jax.config import settings
 from tests import commands
 
-VAE_PHASE = dict(steps=2, batch=4, frames=1, height=32, width=32)
+VAE_PHASE = dict(steps=2, batch=8, frames=1, height=32, width=32)
 
 
 def get_config(kind="dit"):
@@ -41,9 +42,9 @@ def get_config(kind="dit"):
     ),
     text=dict(dtype="float32"),
     videos=dict(phases=(VAE_PHASE,)),
-    encode=dict(sizes=((32, 32),), max_frames=9, min_frames=9, batch=4),
+    encode=dict(sizes=((32, 32),), max_frames=9, min_frames=9, batch=8),
     latents=dict(
-      rows=4, latent_tokens=192, text_tokens=64, segments=4, window=64
+      rows=8, latent_tokens=192, text_tokens=64, segments=4, window=64
     ),
     optimizer=dict(learning_rate=1e-2, warmup=0, ema=0.5),
     train=dict(steps=2, log_every=1, save_every=1, eval_clips=4),
@@ -93,7 +94,7 @@ def steps(folder: pathlib.Path) -> dict[str, tuple[str, ...]]:
   text = f"config.text.path={folder}/text"
   return {
     "shapes": (
-      "shapes", f"out={folder}/shapes", f"text={folder}/text", "clips=8",
+      "shapes", f"out={folder}/shapes", f"text={folder}/text", "clips=12",
       "heldout=4", "size=32", "frames=9",
     ),
     "vae": (

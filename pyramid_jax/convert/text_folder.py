@@ -12,7 +12,6 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +25,7 @@ from pyramid_jax.config import ConfigError, TextConfig
 from pyramid_jax.convert import names, snapshot, text
 from pyramid_jax.convert.snapshot import SnapshotError
 from pyramid_jax.data.tokenize import CLIPTokenizer, T5Tokenizer
-from pyramid_jax.models.pure import Params, pure
+from pyramid_jax.models.pure import Params, Pure, pure
 from pyramid_jax.models.text import TextConfigs, TextModel, combine
 
 # For each kind: our name -> number of the folder.
@@ -241,5 +240,6 @@ def write_text_encoder(
   snapshot.write_beside(folder, write)
 
 
-def _model(configs: TextConfigs) -> Any:
+@functools.cache
+def _model(configs: TextConfigs) -> Pure:
   return pure(lambda rngs: TextModel(configs, rngs=rngs))

@@ -8,6 +8,7 @@ pixels.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,14 +20,20 @@ from jax.tree_util import Partial
 
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
-from pyramid_jax.config import Config, ConfigError, GenerateConfig, MeshConfig
+from pyramid_jax.config import (
+  Config,
+  ConfigError,
+  GenerateConfig,
+  MeshConfig,
+  MMDiTConfig,
+)
 from pyramid_jax.convert.text_folder import TextEncoder, load_text_encoder
 from pyramid_jax.data.sizes import check_frames, check_size, schedule_of
 from pyramid_jax.flow.plan import Plan
 from pyramid_jax.flow.sampler import generate_units
 from pyramid_jax.generate.trained_vae import TrainedVAE
 from pyramid_jax.models.mmdit import MMDiT
-from pyramid_jax.models.pure import Params, pure
+from pyramid_jax.models.pure import Params, Pure, pure
 
 
 class Pipeline:
@@ -48,7 +55,7 @@ class Pipeline:
   ):
     self.config, self.vae, self.text, self.mesh = config, vae, text, mesh
     self.schedule = schedule_of(config.flow)
-    model = pure(lambda rngs: MMDiT(config.model, rngs=rngs))
+    model = make_model(config.model)
     # one function object, so that a second call finds the compiled program
     self.velocity = Partial(
       lambda params, x, rows, timestep: model.apply(params, x, rows, timestep),
@@ -80,7 +87,7 @@ class Pipeline:
     """
     mesh = mesh or sharding.make_mesh(MeshConfig())
     checkpoints, config, meta = checkpoint.open_trained(workdir, "dit")
-    model = pure(lambda rngs: MMDiT(config.model, rngs=rngs))
+    model = make_model(config.model)
     target = checkpoint.placed(
       model.shapes, sharding.tree_shardings(mesh, model.shapes, model.axes)
     )
@@ -230,3 +237,9 @@ class Pipeline:
       segment[i, : len(features)] = 1
     pooled = np.stack([p for _, p in encoded])[:, None]
     return {"text": text, "text_segment": segment, "pooled": pooled}
+
+
+@functools.cache
+def make_model(config: MMDiTConfig) -> Pure:
+  """The diffusion transformer as pure functions."""
+  return pure(lambda rngs: MMDiT(config, rngs=rngs))

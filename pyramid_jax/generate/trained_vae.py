@@ -3,6 +3,7 @@
 Legend: B clips, T frames, H W pixels, h w latent pixels, Z latent channels.
 """
 
+import functools
 import hashlib
 import math
 import pathlib
@@ -18,7 +19,7 @@ from pyramid_jax.config import VAEConfig
 from pyramid_jax.data.latents import Statistics
 from pyramid_jax.generate.export import to_uint8
 from pyramid_jax.models import vae as vae_lib
-from pyramid_jax.models.pure import Params, fingerprint, pure
+from pyramid_jax.models.pure import Params, Pure, fingerprint, pure
 
 
 class TrainedVAE:
@@ -134,7 +135,8 @@ class TrainedVAE:
       yield to_uint8(np.asarray(pixels))
 
 
-def make_model(config: VAEConfig):
+@functools.cache
+def make_model(config: VAEConfig) -> Pure:
   """The VAE as pure functions."""
   return pure(lambda rngs: vae_lib.VAE(config, rngs=rngs))
 

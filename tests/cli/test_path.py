@@ -24,9 +24,9 @@ def test_training_reports_its_parameters_losses_and_files(workdirs):
 
 def test_every_clip_is_encoded(workdirs):
   store = latents.open_store(workdirs.latents)
-  assert len(store) == 8
+  assert len(store) == 12
   assert store[0]["latent"].shape == (5, 16, 16, 4)
-  assert "8 clips stored, 72 frames" in workdirs.results["latents"].out
+  assert "12 clips stored, 108 frames" in workdirs.results["latents"].out
   assert store.metadata.vae_path == str(workdirs.vae)
   assert store.metadata.text_path == str(workdirs.text)
 
@@ -42,9 +42,10 @@ def test_the_same_commands_again_keep_what_is_there(workdirs):
     result = commands.run(*arguments)
     assert result.code == 0, name
   assert {p: p.stat().st_mtime_ns for p in workdirs.folder.rglob("*")} == before
-  assert "was already complete" in commands.run(
-    *tiny.steps(workdirs.folder)["latents"]
-  ).out
+  assert (
+    "was already complete"
+    in commands.run(*tiny.steps(workdirs.folder)["latents"]).out
+  )
 
 
 def test_several_prompts_give_a_clip_each_and_a_sheet(workdirs, tmp_path):

@@ -6,22 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from pyramid_jax import checkpoint, sharding
+from pyramid_jax import checkpoint
 from pyramid_jax.checkpoint import CheckpointError
-from pyramid_jax.config import ConfigError, MeshConfig
+from pyramid_jax.config import ConfigError
 from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
 from pyramid_jax.generate.pipeline import Pipeline
 
 RED, BLUE, GREEN = (f"a {c} circle" for c in ("red", "blue", "green"))
 
 
-def one_device():
-  return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-
-
 @pytest.fixture(scope="module")
 def pipeline(workdirs):
-  return Pipeline.load(workdirs.dit, mesh=one_device())
+  return Pipeline.load(workdirs.dit)
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +79,11 @@ def test_given_frames_come_first_and_lead_to_others(pipeline, frames):
 def test_clips_are_encoded_alike_alone_and_in_a_padded_batch(pipeline):
   clips = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 32, 3), np.uint8)
   ids = ["a", "b", "c"]
-  together = pipeline.vae.encode(list(clips), ids, window=16, batch=4)
+  together = pipeline.vae.encode(list(clips), ids, window=16, batch=8)
   assert len(together) == 3
-  alone = pipeline.vae.encode([clips[1]], ["b"], window=16, batch=4)
+  alone = pipeline.vae.encode([clips[1]], ["b"], window=16, batch=8)
   np.testing.assert_allclose(alone[0], together[1], atol=1e-5)  # float32
-  other = pipeline.vae.encode([clips[1]], ["d"], window=16, batch=4)
+  other = pipeline.vae.encode([clips[1]], ["d"], window=16, batch=8)
   assert np.abs(other[0] - alone[0]).max() > 0.01  # the draw is the id's
 
 
@@ -110,7 +106,7 @@ def test_a_request_that_does_not_fit_is_refused(pipeline, changes, message):
 def test_the_trained_weights_can_be_had_without_their_average(
   workdirs, pipeline
 ):
-  raw = Pipeline.load(workdirs.dit, weights="params", mesh=one_device())
+  raw = Pipeline.load(workdirs.dit, weights="params")
   ema, params = (
     np.concatenate([x.ravel() for x in jax.tree.leaves(p.velocity.args[0])])
     for p in (pipeline, raw)
@@ -146,7 +142,8 @@ def test_moved_folders_are_named_and_can_be_given(workdirs, moved):
 def test_another_text_encoder_is_refused(workdirs, tmp_path):
   write_tiny_text_encoders(tmp_path / "text", [RED, BLUE], seed=9)
   with pytest.raises(
-    CheckpointError, match="another text than .*; name the right one with --text"
+    CheckpointError,
+    match="another text than .*; name the right one with --text",
   ):
     Pipeline.load(workdirs.dit, text=str(tmp_path / "text"))
 

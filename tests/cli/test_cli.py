@@ -1,0 +1,400 @@
+"""What goes wrong by a user's hand is one clear line and exit code 2."""
+
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from tests import commands, tiny
+from tests.data import random_store, videos
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+TINY = f"config={CONFIGS}/tiny.py"
+SMALL = f"config={tiny.__file__}"
+COMMANDS = ("shapes", "train", "encode", "generate")
+
+
+def refused(pattern, *arguments, **options):
+  """Asserts that a command ends with one line that says `pattern`."""
+  error = commands.run(*arguments, **options).error
+  assert re.search(pattern, error), f"{pattern!r} is not in {error!r}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_the_command_does_and_every_flag(command):
+  result = commands.run(command, "help")
+  assert (result.code, result.err) == (0, "")
+  assert result.out.startswith(f"pyramid-{command}: ")
+  assert f"pyramid-{command} --" in result.out  # an example
+  flags = [x for x in result.out.splitlines() if x.startswith("  --")]
+  assert len(flags) >= 3 and all(len(flag.split()) > 2 for flag in flags)
+  assert max(map(len, result.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+  "command, missing",
+  [
+    ("shapes", ["out", "text"]),
+    ("train", ["config", "workdir"]),
+    ("encode", ["config", "videos", "vae", "out"]),
+    ("generate", ["workdir", "out", "prompt"]),
+  ],
+)
+def test_without_arguments_a_command_says_what_is_missing(command, missing):
+  error = commands.run(command).error
+  named = re.findall(r"--(\w+) \(", error)
+  assert named == missing
+  assert error.endswith("are missing; see --help.")
+
+
+CONFIG = {
+  "no flag": (["workdri=x"], r"Unknown command line flag 'workdri'.*workdir"),
+  "no file": (["config=none.py"], r"^--config: there is no file 'none\.py'\.$"),
+  "kind": ([f"{TINY}:gan"], r"tiny\.py:.*kind is 'gan'; .* 'vae', 'dit'"),
+  "setting": (
+    [TINY, "config.model.layrs=3"],
+    r"^config\.model\.layrs is not a setting; did you mean config\.model\."
+    r"layers\? Settings of config\.model: layers, heads, ",
+  ),
+  "group": ([TINY, "config.modle.layers=3"], r"did you mean config\.model\?"),
+  "type": ([TINY, "config.model.layers=x"], r"model\.layers=x: invalid"),
+  "range": ([TINY, "config.train.log_every=0"], r"log_every is 0; .* least 1"),
+  "choice": ([TINY, "config.model.remat=x"], r"remat is 'x'; .* 'none', '"),
+  "index": ([TINY, "config.latents.sources[7].path=x"], r"sources\[7\].*range"),
+  "mesh": ([TINY, "config.mesh.data=3"], r"needs 6 devices; there are 8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, message", CONFIG.values(), ids=CONFIG)
+def test_a_setting_that_cannot_be_is_told(tmp_path, arguments, message):
+  refused(message, "train", f"workdir={tmp_path}/run", *arguments)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["size=20"], "20 x 20 is too small .* at least 32"),
+    (["frames=10"], r"frames 10 is not 8 n \+ 1; nearest: 9"),
+    (["clips=0"], "clips 0 and heldout 64 must be at least 1"),
+    (["size=x"], "flag --size=x: invalid literal"),
+  ],
+)
+def test_a_dataset_that_cannot_be_is_told(tmp_path, arguments, message):
+  refused(
+    message, "shapes", f"out={tmp_path}/a", f"text={tmp_path}/b", *arguments
+  )
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def clips(tmp_path):
+  """A folder with one clip, and what pyramid-encode needs beside."""
+  folder = tmp_path / "clips"
+  folder.mkdir()
+  videos.write_video(folder / "a.mp4", videos.numbered(9))
+  return folder
+
+
+def encode(tmp_path, source, config=SMALL, vae="no/vae", *more):
+  return (
+    "encode", config, f"videos={source}", f"vae={vae}",
+    f"out={tmp_path}/store", *more,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "setting, message",
+  [
+    (
+      "encode.sizes=((100,64),)",
+      r"^height 100 is not a multiple of 64 \(2\^\(3-1\) x patch 2 x VAE 8\); "
+      r"nearest: 128\.$",
+    ),
+    ("encode.sizes=((64,96),)", r"^width 96 is not a multiple of 64"),
+    ("encode.max_frames=16", r"^frames 16 is not 8 n \+ 1 .*; nearest: 17"),
+  ],
+)
+def test_a_size_that_the_pyramid_cannot_divide_is_told(
+  tmp_path, clips, setting, message
+):
+  refused(
+    message, *encode(tmp_path, clips, TINY, "no/vae", f"config.{setting}")
+  )
+  assert not (tmp_path / "store").exists()
+
+
+def test_a_dataset_whose_size_does_not_fit_is_told(tmp_path, workdirs):
+  refused(
+    "height 32 is not a multiple of 64",
+    *encode(tmp_path, workdirs.shapes, TINY),
+  )
+  assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_without_videos_is_told(tmp_path):
+  (tmp_path / "empty").mkdir()
+  refused(
+    r"empty has no videos or images", *encode(tmp_path, tmp_path / "empty")
+  )
+  refused(r"none does not exist; give a folder", *encode(tmp_path, "none"))
+  assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+  "line, message",
+  [
+    ("{video: b.mp4}", r"list\.jsonl:2: not JSON \(.*\); a line looks like "),
+    ('{"video": "b.mp4"}', r"list\.jsonl:2: needs \"text\" and either"),
+    ('{"video": 3, "text": "b"}', r"list\.jsonl:2: path, text and sha256 must"),
+  ],
+)
+def test_a_line_of_a_manifest_that_cannot_be_read_is_told_by_number(
+  tmp_path, line, message
+):
+  manifest = tmp_path / "list.jsonl"
+  manifest.write_text('{"video": "a.mp4", "text": "a"}\n' + line + "\n")
+  refused(message, *encode(tmp_path, manifest))
+  assert not (tmp_path / "store").exists()
+
+
+def test_encoders_that_are_not_there_are_told(tmp_path, clips, workdirs):
+  refused(
+    r"^no/vae has no checkpoint \(none in .*\)\. Give the --workdir of",
+    *encode(tmp_path, clips),
+  )
+  refused(
+    r"dit holds a checkpoint of kind 'dit'; this needs one of kind 'vae'",
+    *encode(tmp_path, clips, SMALL, workdirs.dit),
+  )
+  refused(
+    r"^config\.text\.path is empty; name the folder",
+    *encode(tmp_path, clips, SMALL, workdirs.vae),
+  )
+  refused(
+    r"none/text_encoder/config\.json does not exist; the folder must have",
+    *encode(tmp_path, clips, SMALL, workdirs.vae, "config.text.path=none"),
+  )
+  assert not (tmp_path / "store").exists()
+
+
+def test_a_store_of_other_clips_is_not_touched(tmp_path, clips, workdirs):
+  shutil.copytree(workdirs.latents, tmp_path / "store")
+  before = {p: p.read_bytes() for p in (tmp_path / "store").iterdir()}
+  refused(
+    r"store holds a store made with other inputs: ids .* another folder",
+    *encode(
+      tmp_path, clips, SMALL, workdirs.vae,
+      f"config.text.path={workdirs.text}",
+    ),
+  )  # fmt: skip
+  assert {p: p.read_bytes() for p in (tmp_path / "store").iterdir()} == before
+
+
+def test_clips_that_change_on_the_way_are_told_of(tmp_path, clips, workdirs):
+  videos.write_video(clips / "long.mp4", videos.numbered(12))
+  (clips / "long.txt").write_text(
+    " ".join(["moves"] * 127 + ["background"] * 9)
+  )
+  (clips / "broken.mp4").write_bytes(b"no video")
+  result = commands.run(
+    *encode(
+      tmp_path, clips, SMALL, workdirs.vae,
+      f"config.text.path={workdirs.text}", "config.encode.max_frames=17",
+    )
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  rest = " ".join(["background"] * 9)
+  assert result.err.splitlines() == [
+    f"prompt cut at 128 T5 tokens; left out: '{rest}'",
+    "long.mp4: trimmed to 9 frames (8 n + 1); 3 left out",
+  ]
+  assert result.out.splitlines()[:3] == [
+    "2 clips stored, 18 frames",
+    "1 clips lost frames at their end (8 n + 1)",
+    "1 files left out, see skipped.jsonl:",
+  ]
+  (line,) = (tmp_path / "store" / "skipped.jsonl").read_text().splitlines()
+  assert json.loads(line)["id"] == "broken.mp4"
+
+
+def train(workdir, data, *more):
+  return "train", SMALL, f"workdir={workdir}", f"data={data}", *more
+
+
+def test_data_that_do_not_fit_are_told(tmp_path):
+  random_store.write(tmp_path / "other", 8)
+  refused(
+    r"none holds no stored latents \(no metadata\.json\); write them with",
+    *train(tmp_path / "run", "none"),
+  )
+  refused(
+    r"^config\.model\.text_dim is 64, but the stored dataset .*other has 6\. S",
+    *train(tmp_path / "run", tmp_path / "other"),
+  )
+  refused(
+    r"^config\.flow: gamma 0\.5 is outside of \[0, 1/3\]",
+    *train(tmp_path / "run", tmp_path / "other", "config.flow.gamma=0.5"),
+  )
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_file_in_the_place_of_a_workdir_is_told(tmp_path, workdirs):
+  (tmp_path / "run").write_text("mine")
+  refused(
+    r"run.*: (Not a directory|File exists)\.$",
+    *train(tmp_path / "run", workdirs.latents),
+  )
+  assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.fixture
+def run(workdirs, tmp_path):
+  """A trained workdir that a test may spoil."""
+  return shutil.copytree(workdirs.dit, tmp_path / "run")
+
+
+def checkpoints(workdir):
+  return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+
+
+def test_another_model_in_the_same_workdir_is_told(run, workdirs):
+  refused(
+    r"run.* was trained with other settings \(its -> now\): config\.model\."
+    r"layers: 1 -> 2\. Use the same ones, or another --workdir\.$",
+    *train(run, workdirs.latents, "config.model.layers=2",
+           "config.train.steps=3"),
+  )  # fmt: skip
+  refused(
+    r"\(its -> now\): config\.kind: 'dit' -> 'vae'",
+    "train", f"{SMALL}:vae", f"workdir={run}", f"data={workdirs.shapes}",
+  )  # fmt: skip
+  assert checkpoints(run) == [1, 2]
+
+
+def poison():
+  """Makes the third batch of a run infinite."""
+  from pyramid_jax.train import dit_task
+
+  batches = dit_task.pipeline.batches
+
+  def poisoned(stores, planner, spec, start, places):
+    for n, rows in enumerate(batches(stores, planner, spec, start, places)):
+      if start // planner.config.rows + n == 2:
+        rows["clean"] = np.full_like(rows["clean"], np.inf)
+      yield rows
+
+  dit_task.pipeline.batches = poisoned
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, workdirs):
+  refused(
+    r"^step 2: the loss or its gradient is not finite in rows 16 to 23; 1 such "
+    r"steps, max_nonfinite is 0\. .* newest checkpoint is good",
+    *train(run, workdirs.latents, "config.train.steps=4"),
+    before=poison,
+  )
+  assert checkpoints(run) == [1, 2]
+  result = commands.run(*train(run, workdirs.latents, "config.train.steps=3"))
+  assert result.code == 0  # goes on from the last good step
+  assert checkpoints(run) == [1, 2, 3]
+
+
+def fill_disk():
+  """Stands for a disk that is full from now on."""
+  from pyramid_jax import checkpoint
+  from pyramid_jax.generate import export
+
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  checkpoint.ocp.CheckpointManager.save = full
+  export.write_png = full
+
+
+def test_a_full_disk_keeps_the_checkpoint_of_before(run, workdirs):
+  refused(
+    r"^the disk of .*run/checkpoints is full; this checkpoint was not written, "
+    r"earlier ones are whole\. Free some space and start the same command",
+    *train(run, workdirs.latents, "config.train.steps=3"),
+    before=fill_disk,
+  )
+  assert checkpoints(run) == [1, 2]
+
+
+def generate(workdir, out, *more):
+  return "generate", f"workdir={workdir}", f"out={out}", *more
+
+
+PROMPT = "prompt=a red circle"
+REQUESTS = {
+  "ending": (["x.avi", PROMPT], r"x\.avi must end in \.mp4, \.gif or \.png\.$"),
+  "one file": (
+    ["x.mp4", PROMPT, "prompt=b"],
+    r"^--out=x\.mp4 is one file for 2 prompts; name a folder\.$",
+  ),
+  "prompts": (["x.mp4", "prompts=none.txt"], r"--prompts: none\.txt is not a"),
+  "sheet": (["x.mp4", PROMPT, "sheet=s.jpg"], r"--sheet=s\.jpg must end"),
+  "batch": (["x.mp4", PROMPT, "batch=0"], r"--batch=0: .*"),
+  "heldout": (["x", "heldout=none"], r"none is not a complete dataset"),
+  "height": (
+    ["x.mp4", PROMPT, "height=36"],
+    r"^height 36 is not a multiple of 8 \(2\^\(2-1\) x patch 2 x VAE 2\); "
+    r"nearest: 32\.$",
+  ),
+  "frames": (["x.mp4", PROMPT, "frames=4"], r"frames 4 is not 2 n \+ 1 .*: 5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments, message", REQUESTS.values(), ids=REQUESTS)
+def test_a_request_that_cannot_be_met_is_told(workdirs, arguments, message):
+  refused(message, *generate(workdirs.dit, *arguments))
+
+
+def test_a_workdir_that_cannot_generate_is_told(tmp_path, workdirs):
+  out = f"{tmp_path}/x.mp4"
+  refused(
+    r"none has no checkpoint \(none in .*none/checkpoints\)\. Give the "
+    r"--workdir of a finished pyramid-train\.$",
+    *generate(tmp_path / "none", out, PROMPT),
+  )
+  refused(
+    r"holds a checkpoint of kind 'vae'; this needs one of kind 'dit'",
+    *generate(workdirs.vae, out, PROMPT),
+  )
+  refused(
+    r"trained with the vae of none, which is not there; say with --vae where",
+    *generate(workdirs.dit, out, PROMPT, "vae=none"),
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_no_half_of_a_picture(tmp_path, workdirs):
+  refused(
+    r"^the disk is full\. Free some space and run the same command again",
+    *generate(workdirs.dit, tmp_path / "x.png", PROMPT),
+    before=fill_disk,
+  )
+  assert not list(tmp_path.iterdir())
+
+
+def interrupt():
+  from pyramid_jax.generate import pipeline
+
+  def interrupted(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  pipeline.Pipeline.load = interrupted
+
+
+def test_an_interruption_is_one_line(tmp_path, workdirs):
+  result = commands.run(
+    *generate(workdirs.dit, tmp_path / "x.mp4", PROMPT), before=interrupt
+  )
+  assert result.code == 130
+  assert result.err == "pyramid-generate: error: interrupted\n"
