@@ -12,4 +12,5 @@ if [ -n "$full" ] && ! python -c 'import torch' 2>/dev/null; then
   # The CPU build where an index has it alone; torch is used by tests only.
   pip install --quiet --disable-pip-version-check torch==2.13.0
 fi
-exec python -m pytest "$@"
+# Two workers: most of the time goes into compiling, on one thread each.
+exec python -m pytest -n 2 --dist loadfile "$@"

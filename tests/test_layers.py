@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import sys
 
 import pytest
 
@@ -28,8 +29,7 @@ ALLOWED = {
 FORBIDDEN = {"torch", "tensorflow", "diffusers", "transformers"}
 # What model code may need: accelerator images often have only these.
 PLAIN = {"jax", "flax", "optax", "einops", "numpy"}
-STANDARD = {"collections", "dataclasses", "functools", "hashlib", "math",
-            "typing", "difflib", "json", "types", "itertools"}  # fmt: skip
+STANDARD = sys.stdlib_module_names
 
 
 def modules():
