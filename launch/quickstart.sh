@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to clips: dataset, VAE, latents, diffusion transformer, samples.
-# Takes about ten minutes on two CPU cores after installation. Run it again
+# Made for two CPU cores without accelerator. Run it again
 # and it continues where it stopped.
 source "$(dirname "$0")/install.sh" data,text,train
 out=quickstart
