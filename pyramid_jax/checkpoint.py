@@ -9,10 +9,12 @@ import dataclasses
 import errno
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from pyramid_jax.config import Config, UserError, differences, from_dict
@@ -51,11 +53,24 @@ class Checkpoints:
     """
     if step in self.manager.all_steps():
       return
+    self._require_space(items)
     saved = {k: ocp.args.StandardSave(v) for k, v in items.items()}
     meta = {"config": dataclasses.asdict(config), **meta}
     with _full_disk(self.folder):
       self.manager.save(
         step, args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
+      )
+
+  def _require_space(self, items: Mapping[str, Any]):
+    """Refuses a save for which there is no room, before anything is written."""
+    usage = shutil.disk_usage(self.folder)
+    need = sum(map(_bytes_here, jax.tree.leaves(items)))
+    if usage.free < need and usage.total:
+      raise CheckpointError(
+        f"the disk of {self.folder} is full: a checkpoint needs "
+        f"{need / 2**20:.1f} MiB, {usage.free / 2**20:.1f} MiB are free. "
+        "Earlier checkpoints are whole. Free some space and start the same "
+        "command again."
       )
 
   def wait(self):
@@ -108,6 +123,14 @@ def open_trained(
       f"of kind {kind!r}."
     )
   return checkpoints, config, meta
+
+
+def _bytes_here(x: Any) -> int:
+  """How much of an array this process writes."""
+  if not isinstance(x, jax.Array):
+    return np.asarray(x).nbytes
+  mine = [s.data for s in x.addressable_shards if s.replica_id == 0]
+  return sum(data.nbytes for data in mine)
 
 
 def placed(shapes: Any, shardings: Any) -> Any:

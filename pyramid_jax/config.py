@@ -201,8 +201,9 @@ class VAELossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """AdamW; the schedule is a warm-up, then constant or a cosine to zero."""
+  """AdamW or Muon; a warm-up, then a constant rate or a cosine to zero."""
 
+  method: Literal["adamw", "muon"] = "adamw"
   learning_rate: float = 1e-4
   warmup: int = 1000
   schedule: Literal["constant", "cosine"] = "constant"
@@ -210,6 +211,7 @@ class OptimizerConfig:
   beta2: float = 0.95
   epsilon: float = 1e-6
   weight_decay: float = 1e-4
+  muon_iterations: Count = 5  # of Newton and Schulz
   clip: float = 1.0  # global gradient norm
   ema: float = 0.9999  # decay a step
 

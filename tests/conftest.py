@@ -40,6 +40,6 @@ def pytest_ignore_collect(collection_path, config):
 @pytest.fixture(scope="session")
 def workdirs(tmp_path_factory):
   """A dataset, VAE, latents and transformer, made by the commands."""
-  from tests import tiny  # imports our package, after the lines above
+  from tests import whole_path  # imports our package, after the lines above
 
-  return tiny.make(tmp_path_factory.mktemp("workdirs"))
+  return whole_path.make(tmp_path_factory.mktemp("workdirs"))

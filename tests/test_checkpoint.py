@@ -1,8 +1,10 @@
 """Checkpoints are whole, the last few, and never taken for another run's."""
 
+import collections
 import dataclasses
 import errno
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -171,6 +173,28 @@ def test_a_full_disk_is_told_as_such_whatever_its_face(
       checkpoints.save(2, ITEMS, CONFIG)
   assert checkpoints.latest == 1
   checkpoints.close()
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+  tmp_path, monkeypatch
+):
+  save(tmp_path, 1)
+  usage = collections.namedtuple("usage", "total used free")
+  size = 64 * 4 + 4  # of ITEMS
+  checkpoints = Checkpoints(tmp_path)
+  for free in (size - 1, size):
+    monkeypatch.setattr(
+      shutil, "disk_usage", lambda _, free=free: usage(2**30, 0, free)
+    )
+    if free < size:
+      with pytest.raises(
+        CheckpointError, match=r"full: .* needs 0\.0 MiB, 0\.0 MiB are free"
+      ):
+        checkpoints.save(2, ITEMS, CONFIG)
+      assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1"}
+  checkpoints.save(2, ITEMS, CONFIG)
+  checkpoints.close()
+  assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
 
 def test_other_errors_keep_their_own_face(tmp_path, monkeypatch):

@@ -80,10 +80,17 @@ def run(
 
 
 def _quiet():
-  """Our messages as plain lines; of others, warnings."""
-  absl_logging.set_verbosity(absl_logging.WARNING)
+  """Our messages as plain lines; what libraries log, they raise as well."""
+  absl_logging.set_verbosity(absl_logging.FATAL)
   absl_logging.get_absl_handler().setFormatter(None)
   logging.getLogger("pyramid_jax").setLevel(logging.INFO)
+
+  def show(unraisable):
+    # after a failed save tensorstore reports to a loop that orbax has closed
+    if str(unraisable.exc_value) != "Event loop is closed":
+      sys.__unraisablehook__(unraisable)
+
+  sys.unraisablehook = show
 
 
 def _machine(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Training of the diffusion transformer, from a config: data, model, step."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -34,7 +34,7 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
   schedule = schedule_of(config.flow)
   stores = latents.open_stores([source.path for source in data.sources])
   metadata = stores[0].metadata
-  _require_fit(config, metadata)
+  _require_fit(config, stores)
   planner = Planner(stores, data, config.flow, config.model.patch, config.seed)
   spec = TokenSpec.of(config.flow, config.model)
   mine = sharding.local_rows(mesh, data.rows)
@@ -48,7 +48,7 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
     return pipeline.batches(stores, planner, spec, step * data.rows, mine)
 
   model = make_model(config)
-  tx = make_optimizer(config.optimizer, train.steps)
+  tx = make_optimizer(config.optimizer, model.axes, train.steps)
   settings = dit.Settings(
     config.flow.max_corruption, train.microbatches, config.optimizer.ema
   )
@@ -70,9 +70,9 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
   )
 
 
-def _require_fit(config: Config, metadata: latents.Metadata):
-  """Refuses latents and text of other widths than the model's."""
-  model = config.model
+def _require_fit(config: Config, stores: Sequence[latents.LatentStore]):
+  """Refuses latents and text that the model has no place for."""
+  model, metadata = config.model, stores[0].metadata
   for name, mine, stored in (
     ("latent_channels", model.latent_channels, metadata.latent_channels),
     ("text_dim", model.text_dim, metadata.text_dim),
@@ -81,6 +81,15 @@ def _require_fit(config: Config, metadata: latents.Metadata):
     if mine != stored:
       raise ConfigError(
         f"config.model.{name} is {mine}, but the stored dataset "
-        f"{config.latents.sources[0].path} has {stored}. Set it to {stored}, "
-        "or encode with other encoders."
+        f"{stores[0].path} has {stored}. Set it to {stored}, or encode with "
+        "other encoders."
+      )
+  for store in stores:
+    lengths = store.lengths
+    side = max(lengths.height.max(), lengths.width.max()) // model.patch
+    if side > model.table_size:
+      raise ConfigError(
+        f"config.model.table_size is {model.table_size}, but clips of "
+        f"{store.path} are up to {side} patches a side. Set it to {side} at "
+        "least, or encode smaller clips."
       )

@@ -1,5 +1,6 @@
 """The training loop of every model: restore, step, report, save, stop well."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -76,9 +77,11 @@ def run(
     TrainingStopped: after a SIGTERM.
   """
   train = config.train
-  stop = _StopSignal()
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(mesh), contextlib.ExitStack() as ending:
+    stop = _StopSignal()
+    ending.callback(stop.restore)
     checkpoints = Checkpoints(workdir, train.keep)
+    ending.callback(checkpoints.close)
     state = _first_state(config, mesh, task, checkpoints)
     start = int(state.step)
     if start >= train.steps:
@@ -91,31 +94,27 @@ def run(
     )
     key = jax.random.key(config.seed)
     report = Reporter(workdir, start, train.steps, task.unit)
+    ending.callback(report.close)
     batches = task.batches(start)
-    try:
-      for n in range(start, train.steps):
-        local = next(batches)
-        batch = sharding.place_batch(mesh, local, task.rows(n))
-        state, metrics = step(state, batch, key)
-        report.add(metrics, task.items(local) * jax.process_count())
-        last, stopping = n + 1 == train.steps, stop.requested(n)
-        due = stopping or (n + 1) % train.save_every == 0
-        if n == 0 or (n + 1) % train.log_every == 0 or last or due:
-          _refuse_nonfinite(state, train.max_nonfinite, task)
-          report.report(n + 1, skipped=int(state.skipped))
-        if due and not last:
-          checkpoints.save(n + 1, _items(state), config, **task.meta)
-        if stopping and not last:
-          checkpoints.wait()
-          raise TrainingStopped(143)
-      metrics, meta = task.finish(state)
-      if metrics:
-        report.write(train.steps, metrics)
-      checkpoints.save(train.steps, _items(state), config, **task.meta, **meta)
-    finally:
-      stop.restore()
-      report.close()
-      checkpoints.close()
+    for n in range(start, train.steps):
+      local = next(batches)
+      batch = sharding.place_batch(mesh, local, task.rows(n))
+      state, metrics = step(state, batch, key)
+      report.add(metrics, task.items(local) * jax.process_count())
+      last, stopping = n + 1 == train.steps, stop.requested(n)
+      due = stopping or (n + 1) % train.save_every == 0
+      if n == 0 or (n + 1) % train.log_every == 0 or last or due:
+        _refuse_nonfinite(state, train.max_nonfinite, task)
+        report.report(n + 1, skipped=int(state.skipped))
+      if due and not last:
+        checkpoints.save(n + 1, _items(state), config, **task.meta)
+      if stopping and not last:
+        checkpoints.wait()
+        raise TrainingStopped(143)
+    metrics, meta = task.finish(state)
+    if metrics:
+      report.write(train.steps, metrics)
+    checkpoints.save(train.steps, _items(state), config, **task.meta, **meta)
   return state
 
 

@@ -31,13 +31,9 @@ class Reporter:
       disable=None if self.writes else True,
     )  # fmt: skip
     if self.writes:
-      from tensorboardX import SummaryWriter
-
       workdir.mkdir(parents=True, exist_ok=True)
       _cut(self.path, step)
-      self.board = SummaryWriter(
-        str(workdir / "tensorboard"), purge_step=step + 1
-      )
+      self.board = Board(workdir / "tensorboard", step)
 
   def add(self, metrics: Mapping[str, jax.Array], items: float):
     """Remembers the metrics of one step; fetches nothing from the device.
@@ -68,8 +64,7 @@ class Reporter:
     known = {k: v if math.isfinite(v) else None for k, v in values.items()}
     with self.path.open("a") as file:
       file.write(json.dumps({"step": step, **known}) + "\n")
-    for name, value in values.items():
-      self.board.add_scalar(name, value, step)
+    self.board.write(step, values)
     shown = {k: v for k, v in values.items() if k in ("loss", "psnr")}
     text = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
     self.bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
@@ -82,6 +77,39 @@ class Reporter:
     self.bar.close()
     if self.writes:
       self.board.close()
+
+
+class Board:
+  """TensorBoard's file of a run that goes on from a step.
+
+  It is written at once: tensorboardX's own `SummaryWriter` has a thread for
+  that, and waits for it for ever when a full disk has ended it.
+  """
+
+  def __init__(self, folder: pathlib.Path, step: int):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    folder.mkdir(exist_ok=True)
+    self.writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+    # what a killed run wrote after this step is not shown
+    start = SessionLog(status=SessionLog.START)
+    self.writer.write_event(Event(step=step + 1, session_log=start))
+
+  def write(self, step: int, values: Mapping[str, float]):
+    """Adds scalars."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    scalars = [Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
+    summary = Summary(value=scalars)
+    event = Event(step=step, wall_time=time.time(), summary=summary)
+    self.writer.write_event(event)
+    self.writer.flush()
+
+  def close(self):
+    """Closes the file."""
+    self.writer.close()
 
 
 def _mean(steps: list[Mapping]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""AdamW as the paper's runs use it."""
+"""AdamW as the paper's runs use it, or Muon."""
 
 import itertools
 
@@ -6,6 +6,10 @@ import jax
 import optax
 
 from pyramid_jax.config import ConfigError, OptimizerConfig
+from pyramid_jax.models.pure import Params
+
+# of the quintic iteration that makes a matrix orthogonal (arXiv:2502.16982)
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def learning_rate(config: OptimizerConfig, *steps: int) -> optax.Schedule:
@@ -44,28 +48,73 @@ def learning_rate(config: OptimizerConfig, *steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-  config: OptimizerConfig, *steps: int
+  config: OptimizerConfig, axes: Params, *steps: int
 ) -> optax.GradientTransformation:
-  """Gradient clipping by global norm, then AdamW.
+  """Gradient clipping by global norm, then AdamW or Muon.
 
-  Weight decay acts on kernels only: norms' scales, biases and embeddings
-  are left alone. For `steps` see `learning_rate`.
+  Muon (arXiv:2502.16982) orthogonalizes the momentum of every kernel as a
+  matrix, scaled so that AdamW's learning rates fit, and leaves the rest to
+  Adam with Nesterov's momentum. Weight decay acts on kernels only: norms' scales, biases and
+  embeddings are left alone.
+
+  Args:
+    axes: names of the parameters' dimensions, `Pure.axes`.
+    steps: see `learning_rate`.
+
+  Raises:
+    ConfigError: an unknown method; as `learning_rate`.
   """
-  return optax.chain(
-    optax.clip_by_global_norm(config.clip),
-    optax.adamw(
-      learning_rate(config, *steps),
+  rate = learning_rate(config, *steps)
+  if config.method == "adamw":
+    method = optax.adamw(
+      rate,
       b1=config.beta1,
       b2=config.beta2,
       eps=config.epsilon,
       weight_decay=config.weight_decay,
       mask=is_kernel,
-    ),
-  )
+    )
+  elif config.method == "muon":
+    method = optax.contrib.muon(
+      rate,
+      # as a list they are scanned, not unrolled: half the time of a step
+      ns_coeffs=(NEWTON_SCHULZ,) * config.muon_iterations,
+      eps=config.epsilon,
+      weight_decay=config.weight_decay,
+      adam_b1=config.beta1,
+      adam_b2=config.beta2,
+      muon_weight_dimension_numbers=matrices(axes),
+      consistent_rms=0.2,  # the size of AdamW's updates
+    )
+  else:
+    raise ConfigError(
+      f"optimizer.method is {config.method!r}; it must be 'adamw' or 'muon'."
+    )
+  return optax.chain(optax.clip_by_global_norm(config.clip), method)
 
 
-def is_kernel(params):
+def is_kernel(params: Params) -> Params:
   """True at the leaves named "kernel", a tree like `params`."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key == "kernel", params
+  )
+
+
+def matrices(axes: Params) -> Params:
+  """Which dimensions of a kernel are the rows and columns of a matrix.
+
+  The last is what comes out, all others go in; stacked layers are so many
+  matrices. None where there is no kernel.
+  """
+
+  def one(path, names: tuple[str | None, ...]):
+    if path[-1].key != "kernel":
+      return None
+    *inside, last = range(len(names))
+    return optax.contrib.MuonDimensionNumbers(
+      [i for i in inside if names[i] != "layers"], [last]
+    )
+
+  return jax.tree_util.tree_map_with_path(
+    one, axes, is_leaf=lambda x: isinstance(x, tuple)
   )

@@ -1,5 +1,6 @@
 """What a training run carries from step to step, and where it lies."""
 
+import itertools
 from typing import Any
 
 import flax.struct
@@ -48,14 +49,22 @@ def shardings(
   """Where every array of a state lies: moments and EMA as their parameters."""
   whole = NamedSharding(mesh, PartitionSpec())
   params = sharding.tree_shardings(mesh, model.shapes, model.axes)
-  opt = optax.tree_utils.tree_map_params(
-    tx,
-    lambda _, place: place,
-    abstract(model, tx).opt,
-    params,
-    transform_non_params=lambda _: whole,
+  places = {
+    _names(path): place
+    for path, place in jax.tree_util.tree_leaves_with_path(params)
+  }
+  # moments stand in trees like that of the parameters
+  opt = jax.tree_util.tree_map_with_path(
+    lambda path, _: places.get(_names(path), whole), abstract(model, tx).opt
   )
   return TrainState(whole, params, params, opt, whole, whole)
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+  """The dictionary keys at the end of a path."""
+  is_key = lambda part: isinstance(part, jax.tree_util.DictKey)
+  keys = itertools.takewhile(is_key, reversed(path))
+  return tuple(part.key for part in keys)[::-1]
 
 
 def create(

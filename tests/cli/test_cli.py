@@ -237,6 +237,11 @@ def test_data_that_do_not_fit_are_told(tmp_path):
     r"^config\.model\.text_dim is 64, but the stored dataset .*other has 6\. S",
     *train(tmp_path / "run", tmp_path / "other"),
   )
+  widths = ("config.model.text_dim=6", "config.model.pooled_dim=3")
+  refused(
+    r"^config\.model\.table_size is 8, but clips of .*other are up to 12 patch",
+    *train(tmp_path / "run", tmp_path / "other", *widths),
+  )
   refused(
     r"^config\.flow: gamma 0\.5 is outside of \[0, 1/3\]",
     *train(tmp_path / "run", tmp_path / "other", "config.flow.gamma=0.5"),

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 
 from pyramid_jax.data import latents
-from tests import commands, tiny
+from tests import commands, whole_path
 
 
 def test_training_reports_its_parameters_losses_and_files(workdirs):
@@ -38,13 +38,13 @@ def test_nothing_is_told_where_nothing_is_wrong(workdirs):
 
 def test_the_same_commands_again_keep_what_is_there(workdirs):
   before = {p: p.stat().st_mtime_ns for p in workdirs.folder.rglob("*")}
-  for name, arguments in tiny.steps(workdirs.folder).items():
+  for name, arguments in whole_path.steps(workdirs.folder).items():
     result = commands.run(*arguments)
     assert result.code == 0, name
   assert {p: p.stat().st_mtime_ns for p in workdirs.folder.rglob("*")} == before
   assert (
     "was already complete"
-    in commands.run(*tiny.steps(workdirs.folder)["latents"]).out
+    in commands.run(*whole_path.steps(workdirs.folder)["latents"]).out
   )
 
 

@@ -1,7 +1,8 @@
-"""AdamW, its warm-up and decay, what it leaves alone."""
+"""AdamW and Muon, warm-up and decay, what they leave alone."""
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,6 +13,7 @@ from pyramid_jax.train.optimizer import (
   is_kernel,
   learning_rate,
   make_optimizer,
+  matrices,
 )
 
 CONFIG = OptimizerConfig(learning_rate=0.1, warmup=4)
@@ -49,11 +51,12 @@ def test_without_warm_up_the_first_step_has_the_whole_rate():
     ({"warmup": 11}, "warmup 11 is too long .* 10 steps .*; at most 10"),
     ({"warmup": 10, "schedule": "cosine"}, "warmup 10 .*; at most 9"),
     ({"schedule": "linear"}, "schedule is 'linear'; it must be 'constant' or"),
+    ({"method": "sgd"}, "method is 'sgd'; it must be 'adamw' or 'muon'"),
   ],
 )
 def test_a_schedule_that_cannot_be_is_refused(change, message):
   with pytest.raises(ConfigError, match=message):
-    make_optimizer(dataclasses.replace(CONFIG, **change), 10)
+    make_optimizer(dataclasses.replace(CONFIG, **change), {}, 10)
 
 
 PARAMS = {
@@ -70,7 +73,7 @@ def test_only_kernels_decay():
     "embedding": False,
   }
   config = dataclasses.replace(CONFIG, warmup=0, weight_decay=0.5)
-  tx = make_optimizer(config, 10)
+  tx = make_optimizer(config, {}, 10)
   zeros = {"layer": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}}
   params = {"layer": PARAMS["layer"]}
   updates, _ = tx.update(zeros, tx.init(params), params)
@@ -84,7 +87,7 @@ def test_steps_are_those_of_adamw_after_clipping_the_global_norm():
     learning_rate=0.1, warmup=0, beta1=0.8, beta2=0.9, epsilon=1e-3,
     weight_decay=0.01, clip=1.0,
   )  # fmt: skip
-  tx = make_optimizer(config, 10)
+  tx = make_optimizer(config, {}, 10)
   params = {"kernel": jnp.array([1.0, -2.0, 0.5])}
   state = tx.init(params)
   gradients = [np.array([3.0, 0.0, -4.0]), np.array([0.1, 0.2, 0.3])]
@@ -99,3 +102,53 @@ def test_steps_are_those_of_adamw_after_clipping_the_global_norm():
     step = (m / (1 - 0.8**n)) / (np.sqrt(v / (1 - 0.9**n)) + 1e-3)
     x = x - 0.1 * (step + 0.01 * x)
     np.testing.assert_allclose(params["kernel"], x, rtol=1e-5)  # float32
+
+
+AXES = {
+  "layers": {"kernel": ("layers", "embed", "mlp")},
+  "conv": {"kernel": ("kernel", "kernel", "channels_in", "channels")},
+  "norm": {"scale": ("channels",)},
+  "embedding": ("vocabulary", None),
+}
+
+
+def test_kernels_are_matrices_from_all_that_goes_in_to_what_comes_out():
+  numbers = matrices(AXES)
+  assert numbers["layers"]["kernel"] == ([1], [2])
+  assert numbers["conv"]["kernel"] == ([0, 1, 2], [3])
+  assert numbers["norm"]["scale"] is None and numbers["embedding"] is None
+
+
+def test_muon_makes_every_kernel_of_a_stack_orthogonal_at_the_rate_of_adamw():
+  rng = np.random.default_rng(0)
+  shapes = {
+    "layers": {"kernel": (3, 12, 8)},
+    "conv": {"kernel": (2, 2, 5, 6)},
+    "norm": {"scale": (6,)},
+    "embedding": (3, 2),
+  }
+  is_shape = lambda x: isinstance(x, tuple)
+  draw = lambda shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  params, grads = (
+    jax.tree.map(draw, shapes, is_leaf=is_shape) for _ in range(2)
+  )
+  config = dataclasses.replace(
+    CONFIG, method="muon", warmup=0, weight_decay=0.0, clip=1e9
+  )
+  tx = make_optimizer(config, AXES, 10)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  conv = updates["conv"]["kernel"].reshape(20, 6)
+  for update, longest in (
+    *((u, 12) for u in updates["layers"]["kernel"]),
+    (conv, 20),
+  ):
+    values = np.linalg.svd(update, compute_uv=False)
+    # 5 iterations leave singular values within 0.5 and 1.5 (arXiv:2502.16982)
+    size = 0.1 * 0.2 * np.sqrt(longest)
+    assert 0.5 * size < values.min() and values.max() < 1.5 * size
+  first = 0.1 * (1 + 0.9 * 0.1 / (1 - 0.9**2))
+  for name in ("embedding", "norm"):  # the first step of Nadam
+    update, grad = (jax.tree.leaves(t[name])[0] for t in (updates, grads))
+    np.testing.assert_allclose(update, -first * np.sign(grad), rtol=1e-4)
+  down = jax.tree.map(lambda u, g: float((u * g).sum()), updates, grads)
+  assert all(x < 0 for x in jax.tree.leaves(down))
