@@ -166,6 +166,7 @@ class Phase:
   frames: Count = 1  # 8 n + 1
   height: Count = 256
   width: Count = 256
+  rate: float = 1.0  # times optimizer.learning_rate
 
 
 @dataclasses.dataclass(frozen=True)

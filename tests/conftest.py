@@ -30,6 +30,12 @@ def pytest_addoption(parser):
   )
 
 
+def pytest_configure(config):
+  """Tests that compare with reference files ask which of them are wanted."""
+  if config.option.full:
+    os.environ["PYRAMID_FULL"] = "1"
+
+
 def pytest_ignore_collect(collection_path, config):
   """Files named *_full.py are not even collected without --full."""
   if collection_path.name.endswith("_full.py") and not config.option.full:

@@ -19,6 +19,7 @@ SHARED = pathlib.Path(
     pathlib.Path(__file__).parents[2] / "shared" / "goldens",
   )
 )
+FULL = "PYRAMID_FULL"  # an environment variable, set by `--full`
 
 
 @dataclasses.dataclass
@@ -41,18 +42,25 @@ class Reference:
     }
 
 
-def load(name: str, folder: pathlib.Path = COMMITTED) -> Reference:
-  """Reads `<folder>/<name>.npz`."""
-  with np.load(folder / f"{name}.npz") as file:
+def load(name: str) -> Reference:
+  """Reads a committed file, or one of the shared folder."""
+  path = COMMITTED / f"{name}.npz"
+  return read(path if path.exists() else SHARED / path.name)
+
+
+def read(path: pathlib.Path) -> Reference:
+  """Reads a file."""
+  with np.load(path) as file:
     arrays = {key: file[key] for key in file.files if key != "config"}
     config = json.loads(str(file["config"])) if "config" in file.files else {}
-  return Reference(name, config, arrays)
+  return Reference(path.stem, config, arrays)
 
 
-def extra(*patterns: str) -> list[str]:
-  """Names of uncommitted files in the shared folder that match a pattern."""
-  names = {f.stem for p in patterns for f in SHARED.glob(f"{p}.npz")}
-  return sorted(names - {f.stem for f in COMMITTED.glob("*.npz")})
+def names(*patterns: str) -> list[str]:
+  """The files of a kind: committed ones, with `--full` also shared ones."""
+  folders = [COMMITTED, SHARED] if FULL in os.environ else [COMMITTED]
+  files = [f for folder in folders for p in patterns for f in folder.glob(p)]
+  return sorted({f.stem for f in files if f.suffix == ".npz"})
 
 
 def max_error(actual: np.ndarray, desired: np.ndarray) -> float:

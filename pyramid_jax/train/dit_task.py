@@ -48,7 +48,7 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
     return pipeline.batches(stores, planner, spec, step * data.rows, mine)
 
   model = make_model(config)
-  tx = make_optimizer(config.optimizer, model.axes, train.steps)
+  tx = make_optimizer(config.optimizer, model.axes, (train.steps, 1.0))
   settings = dit.Settings(
     config.flow.max_corruption, train.microbatches, config.optimizer.ema
   )

@@ -12,21 +12,27 @@ from pyramid_jax.models.pure import Params
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def learning_rate(config: OptimizerConfig, *steps: int) -> optax.Schedule:
-  """Linear warm-up, then constant, or a cosine that reaches 0 at `steps`.
+def learning_rate(
+  config: OptimizerConfig, *phases: tuple[int, float]
+) -> optax.Schedule:
+  """Linear warm-up, then constant, or a cosine that reaches 0 at the end.
 
-  A run in several phases gives the steps of each; every phase has the whole
-  schedule for itself.
+  Args:
+    phases: of the run, each with steps and a factor of the rate; every phase
+      has the whole schedule for itself.
 
   Raises:
-    ConfigError: an unknown schedule, or a warm-up longer than the run.
+    ConfigError: an unknown schedule, or a warm-up longer than a phase.
   """
-  if len(steps) > 1:
-    return optax.join_schedules(
-      [learning_rate(config, n) for n in steps],
-      list(itertools.accumulate(steps))[:-1],
-    )
-  (steps,) = steps
+  ends = itertools.accumulate(steps for steps, _ in phases)
+  return optax.join_schedules(
+    [_one_phase(config, *phase) for phase in phases], list(ends)[:-1]
+  )
+
+
+def _one_phase(
+  config: OptimizerConfig, steps: int, factor: float
+) -> optax.Schedule:
   if config.schedule not in ("constant", "cosine"):
     raise ConfigError(
       f"optimizer.schedule is {config.schedule!r}; it must be 'constant' or "
@@ -39,7 +45,7 @@ def learning_rate(config: OptimizerConfig, *steps: int) -> optax.Schedule:
       f"optimizer.warmup {config.warmup} is too long for a run of {steps} "
       f"steps with the schedule {config.schedule!r}; at most {most}."
     )
-  rate, warmup = config.learning_rate, config.warmup
+  rate, warmup = factor * config.learning_rate, config.warmup
   if cosine:
     return optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps)
   if not warmup:  # optax would stay at 0
@@ -48,23 +54,23 @@ def learning_rate(config: OptimizerConfig, *steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-  config: OptimizerConfig, axes: Params, *steps: int
+  config: OptimizerConfig, axes: Params, *phases: tuple[int, float]
 ) -> optax.GradientTransformation:
   """Gradient clipping by global norm, then AdamW or Muon.
 
   Muon (arXiv:2502.16982) orthogonalizes the momentum of every kernel as a
   matrix, scaled so that AdamW's learning rates fit, and leaves the rest to
-  Adam with Nesterov's momentum. Weight decay acts on kernels only: norms' scales, biases and
-  embeddings are left alone.
+  Adam with Nesterov's momentum. Weight decay acts on kernels only: norms'
+  scales, biases and embeddings are left alone.
 
   Args:
     axes: names of the parameters' dimensions, `Pure.axes`.
-    steps: see `learning_rate`.
+    phases: steps and factor of each, see `learning_rate`.
 
   Raises:
     ConfigError: an unknown method; as `learning_rate`.
   """
-  rate = learning_rate(config, *steps)
+  rate = learning_rate(config, *phases)
   if config.method == "adamw":
     method = optax.adamw(
       rate,

@@ -44,7 +44,7 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
   clips = clips_lib.TrainingClips(videos, config.seed)
   model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
   tx = make_optimizer(
-    config.optimizer, model.axes, *(p.steps for p in videos.phases)
+    config.optimizer, model.axes, *((p.steps, p.rate) for p in videos.phases)
   )
 
   def places(rows):

@@ -6,13 +6,7 @@ import pytest
 from pyramid_jax.flow import history, resample
 from tests import reference
 
-FILES = [
-  "noise_train_tp_T5_2_3_4",
-  "noise_train_tp_T5_5_5_5",
-  "noise_train_tp_T9_1_1_9",
-  "noise_train_tp_T9_9_9_1",
-  "noise_train_tp_T9_fpu2_2_4_5",
-]
+FILES = reference.names("noise_train_tp_*")
 UNITS = [
   (u, k, f) for f in (1, 2, 3) for u in (0, 1, 2, 3, 7) for k in range(4)
 ]

@@ -12,14 +12,7 @@ from pyramid_jax.flow import history, objective, resample, schedule
 from tests import reference
 from tests.flow import packed
 
-FILES = [
-  "noise_train_full_T5",
-  "noise_train_tp_T5_2_3_4",
-  "noise_train_tp_T5_5_5_5",
-  "noise_train_tp_T9_1_1_9",
-  "noise_train_tp_T9_9_9_1",
-  "noise_train_tp_T9_fpu2_2_4_5",
-]
+FILES = reference.names("noise_train_full_*", "noise_train_tp_*")
 SCHEDULE = schedule.make_schedule()
 inputs = jax.jit(
   functools.partial(objective.training_inputs, schedule=SCHEDULE)

@@ -19,9 +19,7 @@ def symmetric_factor(gamma):
   return np.asarray(renoise.block_noise(unit, gamma)).reshape(4, 4).T
 
 
-@pytest.mark.parametrize(
-  "name", ["scheduler_default", "scheduler_stages2", "scheduler_stages4"]
-)
+@pytest.mark.parametrize("name", reference.names("scheduler_*"))
 def test_rescale_and_weight_equal_the_released_code(name):
   file = reference.load(name)
   gamma = file.config["scheduler"]["gamma"]

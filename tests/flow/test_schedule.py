@@ -8,7 +8,7 @@ import pytest
 from pyramid_jax.flow import schedule as schedule_lib
 from tests import reference
 
-FILES = ["scheduler_default", "scheduler_stages2", "scheduler_stages4"]
+FILES = reference.names("scheduler_*")
 
 # The released code holds its global sigmas in float32 before it goes on in
 # float64; ours are float64 throughout.

@@ -37,7 +37,9 @@ def load(name):
 
 
 def cases():
-  for name in ("mmdit_image", "mmdit_history", "mmdit_nointerp", "mmdit_train"):
+  for name in reference.names("mmdit_*"):
+    if name == "mmdit_posembed192":  # a table, no model
+      continue
     for run in reference.load(name).config["runs"]:
       yield name, run["name"]
 

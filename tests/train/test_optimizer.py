@@ -20,7 +20,7 @@ CONFIG = OptimizerConfig(learning_rate=0.1, warmup=4)
 
 
 def rates(config, steps, at):
-  rate = learning_rate(config, steps)
+  rate = learning_rate(config, (steps, 1.0))
   return [float(rate(step)) for step in at]
 
 
@@ -45,6 +45,15 @@ def test_without_warm_up_the_first_step_has_the_whole_rate():
     np.testing.assert_allclose(rates(config, 10, [0]), [0.1])
 
 
+def test_every_phase_has_the_whole_schedule_at_its_own_rate():
+  cosine = dataclasses.replace(CONFIG, schedule="cosine")
+  rate = learning_rate(cosine, (104, 1.0), (14, 0.5))
+  got = [float(rate(n)) for n in (4, 54, 104, 106, 108, 113, 118)]
+  np.testing.assert_allclose(
+    got, [0.1, 0.05, 0, 0.025, 0.05, 0.025, 0], atol=1e-8
+  )
+
+
 @pytest.mark.parametrize(
   "change, message",
   [
@@ -56,7 +65,7 @@ def test_without_warm_up_the_first_step_has_the_whole_rate():
 )
 def test_a_schedule_that_cannot_be_is_refused(change, message):
   with pytest.raises(ConfigError, match=message):
-    make_optimizer(dataclasses.replace(CONFIG, **change), {}, 10)
+    make_optimizer(dataclasses.replace(CONFIG, **change), {}, (10, 1.0))
 
 
 PARAMS = {
@@ -73,7 +82,7 @@ def test_only_kernels_decay():
     "embedding": False,
   }
   config = dataclasses.replace(CONFIG, warmup=0, weight_decay=0.5)
-  tx = make_optimizer(config, {}, 10)
+  tx = make_optimizer(config, {}, (10, 1.0))
   zeros = {"layer": {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}}
   params = {"layer": PARAMS["layer"]}
   updates, _ = tx.update(zeros, tx.init(params), params)
@@ -87,7 +96,7 @@ def test_steps_are_those_of_adamw_after_clipping_the_global_norm():
     learning_rate=0.1, warmup=0, beta1=0.8, beta2=0.9, epsilon=1e-3,
     weight_decay=0.01, clip=1.0,
   )  # fmt: skip
-  tx = make_optimizer(config, {}, 10)
+  tx = make_optimizer(config, {}, (10, 1.0))
   params = {"kernel": jnp.array([1.0, -2.0, 0.5])}
   state = tx.init(params)
   gradients = [np.array([3.0, 0.0, -4.0]), np.array([0.1, 0.2, 0.3])]
@@ -135,7 +144,7 @@ def test_muon_makes_every_kernel_of_a_stack_orthogonal_at_the_rate_of_adamw():
   config = dataclasses.replace(
     CONFIG, method="muon", warmup=0, weight_decay=0.0, clip=1e9
   )
-  tx = make_optimizer(config, AXES, 10)
+  tx = make_optimizer(config, AXES, (10, 1.0))
   updates, _ = tx.update(grads, tx.init(params), params)
   conv = updates["conv"]["kernel"].reshape(20, 6)
   for update, longest in (

@@ -1,0 +1,53 @@
+"""Latents to frames and back, as the released pipeline does it."""
+
+import jax
+import numpy as np
+import pytest
+
+from pyramid_jax import sharding
+from pyramid_jax.config import MeshConfig
+from pyramid_jax.convert import vae as table
+from pyramid_jax.convert.names import to_ours
+from pyramid_jax.data.latents import Statistics
+from pyramid_jax.flow import resample
+from pyramid_jax.generate.trained_vae import TrainedVAE, make_model
+from tests.models.test_vae import RELEASED, last
+from tests.reference import load, max_error
+
+PIPELINES = ["pyramid_mmdit", "pyramid_flux"]
+
+
+def statistics(pipeline):
+  return Statistics(*load("vae_pipeline")[f"out/{pipeline}/factors"].tolist())
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_frames_are_those_of_the_released_pipeline(pipeline, kind):
+  file = load("vae_pipeline")
+  params = to_ours(
+    table.names(RELEASED),
+    load("vae_weights").under("param/"),
+    make_model(RELEASED).shapes,
+  )
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+  vae = TrainedVAE(RELEASED, params, statistics(pipeline), mesh=mesh)
+  z = last(file[f"in/{kind}_latents"])
+  # in chunks of two latents, as pyramid-generate streams them
+  chunks = [z[:, i : i + 2] for i in range(0, z.shape[1], 2)]
+  frames = np.concatenate(list(vae.decode_stream(chunks)), 1)[0]
+  desired = file[f"out/{pipeline}/{kind}_uint8_savemem1"]
+  away = np.abs(frames.astype(int) - desired)
+  # a value between two of 256 levels may round either way
+  assert away.max() <= 1 and (away > 0).mean() < 1e-3, away.max()
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_levels_of_a_normalised_latent_are_the_released_ones(pipeline, kind):
+  file = load("vae_pipeline")
+  z = last(file[f"in/{kind}_latents"])[0]
+  levels = resample.pyramid(statistics(pipeline).normalise(z), 3)
+  for k, level in enumerate(levels):
+    desired = last(file[f"out/{pipeline}/norm_{kind}_pyr{k}"])[0]
+    assert max_error(level, desired) < 1e-6  # float32 rounding
