@@ -82,6 +82,7 @@ class VAEConfig:
   decoder_blocks: Count = 3
   latent_channels: Count = 16
   groups: Count = 32
+  sample: bool = True  # latents are draws of their posterior; else its mean
   down_space: tuple[bool, ...] = (True, True, True, False)
   down_time: tuple[bool, ...] = (True, True, True, False)
   dtype: Dtype = "bfloat16"

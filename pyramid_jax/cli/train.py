@@ -46,10 +46,10 @@ def main():
   from pyramid_jax import sharding
   from pyramid_jax.train import dit_task, loop, vae_task
 
-  task = vae_task if config.kind == "vae" else dit_task
   workdir = pathlib.Path(F.workdir)
   mesh = sharding.make_mesh(config.mesh)
-  loop.run(config, workdir, mesh, task.make_task(config, mesh))
+  kind = vae_task if config.kind == "vae" else dit_task
+  loop.run(config, workdir, mesh, kind.make_task(config, mesh, workdir))
   print(f"checkpoints: {workdir}/checkpoints\nmetrics: {workdir}/metrics.jsonl")
 
 

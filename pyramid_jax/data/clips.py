@@ -4,9 +4,10 @@ Clips come from the embedded dataset, a folder or a manifest. Which clip stands
 where, which of its frames and which part of them are taken comes from hashes,
 so that a run continues exactly at any step, on any number of processes.
 
-A file that cannot be opened or is too short is left out before training
-starts. One whose damage shows only when it is decoded is replaced by another
-clip that a hash names, each time the same, and a warning names the file.
+A file that cannot be opened, or is too short for every phase, is left out
+before training starts, and named. One whose damage shows only when it is
+decoded is replaced by another clip that a hash names, each time the same, and a
+warning names the file.
 
 Legend: B clips, T frames, H W pixels.
 """
@@ -35,6 +36,7 @@ START, TOP, LEFT, INSTEAD = range(4)  # what a hash is drawn for
 HELDOUT_SHARE = 20  # of files, about one in this many is held out
 TRIES = 20  # damaged clips in a row that end the run
 Crop = tuple[float, float]
+Skipped = list[tuple[str, str]]  # file, reason
 Batch = dict[str, np.ndarray]
 
 
@@ -97,8 +99,8 @@ class FileSource:
     ).video
 
 
-def open_sources(config: VideoDataConfig) -> tuple[Source, Source]:
-  """The training and the held-out clips.
+def open_sources(config: VideoDataConfig) -> tuple[Source, Source, Skipped]:
+  """The training and the held-out clips, and the files that are left out.
 
   The embedded dataset has its own split. Of videos and of images each, those
   whose id hashes to 0 modulo 20 are held out, or else the first by hash.
@@ -113,17 +115,21 @@ def open_sources(config: VideoDataConfig) -> tuple[Source, Source]:
     )
   path = pathlib.Path(config.path)
   if not (path / "dataset_info.json").exists():
-    return _open_files(path, config.fps)
+    shortest = min(phase.frames for phase in config.phases)
+    return _open_files(path, config.fps, shortest)
   if config.fps != shapes.FPS:
     raise ConfigError(
       f"config.videos.fps is {config.fps:g}, but {path} holds clips of "
       f"{shapes.FPS} frames a second; set it to {shapes.FPS}."
     )
-  return ShapeSource(path, "train"), ShapeSource(path, "heldout")
+  return ShapeSource(path, "train"), ShapeSource(path, "heldout"), []
 
 
 class TrainingClips:
   """Random clips of the config's phases, and the held-out ones.
+
+  Attributes:
+    skipped: files that are left out, with the reasons.
 
   Raises:
     ConfigError: nothing to read, or a phase longer than every clip.
@@ -131,7 +137,7 @@ class TrainingClips:
 
   def __init__(self, config: VideoDataConfig, seed: int):
     self.phases, self.seed, self.workers = config.phases, seed, config.workers
-    self.source, self.held_out = open_sources(config)
+    self.source, self.held_out, self.skipped = open_sources(config)
     for phase in self.phases:
       if phase.frames % 8 != 1:
         raise ConfigError(
@@ -261,25 +267,35 @@ def _long_enough(source: Source, phase: Phase, kind: str) -> np.ndarray:
   return fit
 
 
-def _open_files(path: pathlib.Path, fps: float) -> tuple[Source, Source]:
-  """Reads all timelines; leaves out, with a warning, what has none."""
+def _open_files(
+  path: pathlib.Path, fps: float, shortest: int
+) -> tuple[Source, Source, Skipped]:
+  """Reads all timelines; leaves out what has none or is too short."""
   items = files.find_files(path)
 
-  def look(item: files.Item) -> video.Timeline | None:
+  def look(item: files.Item) -> video.Timeline | str:
     try:
       timeline = video.read_timeline(item.path, fps)
       if item.sha256:
         check_hash(item.path, item.sha256)
-      return timeline
     except BadVideo as error:
-      log.warning("%s is left out: %s", item.path, error)
-      return None
+      return str(error)
+    if len(timeline.picks) < shortest:
+      return (
+        f"too short: {len(timeline.picks)} frames at {fps:g} a second, at "
+        f"least {shortest} are needed"
+      )
+    return timeline
 
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     found = tqdm.tqdm(
       pool.map(look, items), "look at files", len(items), disable=None
     )
-    pairs = [(i, t) for i, t in zip(items, found, strict=True) if t]
+    looked = list(zip(items, found, strict=True))
+  pairs = [(i, t) for i, t in looked if not isinstance(t, str)]
+  skipped = [(str(i.path), why) for i, why in looked if isinstance(why, str)]
+  for name, why in skipped:
+    log.warning("%s is left out: %s", name, why)
   held = _held_out([item for item, _ in pairs])
   train = [pair for pair in pairs if pair[0].id not in held]
   if not train or not held:
@@ -292,11 +308,12 @@ def _open_files(path: pathlib.Path, fps: float) -> tuple[Source, Source]:
     "%d files to train on, %d held out, %d left out",
     len(train),
     len(heldout),
-    len(items) - len(pairs),
+    len(skipped),
   )
   return (
     FileSource(*zip(*train, strict=True), fps),
     FileSource(*zip(*heldout, strict=True), fps),
+    skipped,
   )
 
 

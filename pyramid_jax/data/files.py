@@ -60,6 +60,7 @@ def write_skipped(
 ) -> None:
   """Writes (file, reason) pairs as JSON lines; replaces an older list."""
   path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f".{path.name}.partial")
   partial.write_text(
     "".join(

@@ -15,6 +15,7 @@ import math
 import os
 import pathlib
 import threading
+import uuid
 from collections.abc import Sequence
 
 import numpy as np
@@ -175,7 +176,7 @@ class Planner:
     if self._file is None:
       return
     self._file.parent.mkdir(parents=True, exist_ok=True)
-    beside = self._file.with_suffix(f".{os.getpid()}.partial")
+    beside = self._file.with_suffix(f".{uuid.uuid4()}.partial")
     with open(beside, "wb") as file:
       np.save(file, np.array(self._ends, np.int64))
     os.replace(beside, self._file)

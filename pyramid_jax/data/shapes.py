@@ -2,7 +2,8 @@
 
 What a caption says is true of its clip: colours are far apart, an object
 differs in colour from the background and from the other object, moves in a
-straight line, stays inside the frame and covers no other object.
+straight line, stays inside the frame and covers no other object. One object
+alone passes near the middle, so that its caption nearly tells where it is.
 
 Split: the pair of the i-th shape and the i-th colour is *unseen*. No training
 clip shows an unseen pair, whatever the seed, though both of its words occur
@@ -55,6 +56,7 @@ DIRECTIONS = {
 }
 JITTER = 0.08  # relative, of radius and speed
 REACH = 0.32  # longest way, in shorter sides; in a long clip all move slower
+WANDER = 0.1  # how far from the middle one object may pass, in shorter sides
 MARGIN = 0.02  # kept free along the border, in shorter sides
 RENDERER = 2  # to be raised when the pixels of an (index, seed) change
 
@@ -159,7 +161,11 @@ def _draw_scene(
     free = extent(shape) * radius + MARGIN * side
     low = free - np.minimum(way, 0)
     high = np.array([width, height]) - free - np.maximum(way, 0)
-    start = rng.uniform(low, high)
+    if count == 1:  # half of its way is in the middle of the frame, or nearly
+      middle = np.array([width, height]) / 2 - way / 2
+      start = np.clip(middle + side * WANDER * rng.uniform(-1, 1, 2), low, high)
+    else:
+      start = rng.uniform(low, high)
     objects.append(
       {
         "shape": shape,

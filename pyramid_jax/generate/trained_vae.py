@@ -56,6 +56,8 @@ class TrainedVAE:
         method=lambda vae, x: vae_lib.encode_chunked(vae, x, window),
       )
       q = vae_lib.posterior(moments)
+      if not config.sample:
+        return q.mode
       shape = q.mean.shape[1:]
       eps = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
       return q.sample(eps)
@@ -99,10 +101,11 @@ class TrainedVAE:
     window: int,
     batch: int = 1,
   ) -> list[np.ndarray]:
-    """Posterior samples [T', h, w, Z] of clips uint8 [T, H, W, 3] of one shape.
+    """Latents [T', h, w, Z] of clips uint8 [T, H, W, 3] of one shape.
 
-    A clip's draw depends on its id alone. Not normalised. The clips are padded
-    to a multiple of `batch` and of the mesh, so that few shapes are compiled.
+    They are posterior draws that depend on the clip's id alone, or means where
+    `config.sample` is False. Not normalised. The clips are padded to a multiple
+    of `batch` and of the mesh, so that few shapes are compiled.
     """
     count, split = len(videos), math.lcm(self.batch_multiple, batch)
     padded = -(-count // split) * split

@@ -1,6 +1,7 @@
 """Training of the diffusion transformer, from a config: data, model, step."""
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -24,8 +25,12 @@ def make_model(config: Config) -> Pure:
   return pure(lambda rngs: MMDiT(config.model, rngs=rngs))
 
 
-def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
+def make_task(
+  config: Config, mesh: jax.sharding.Mesh, workdir: pathlib.Path | None = None
+) -> Task:
   """Everything that the loop needs to train on the config's stored latents.
+
+  `workdir` keeps the counts of rows, from which a resumed run starts at once.
 
   Raises:
     ConfigError: datasets that are missing, do not fit the model or the rows.
@@ -35,7 +40,9 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
   stores = latents.open_stores([source.path for source in data.sources])
   metadata = stores[0].metadata
   _require_fit(config, stores)
-  planner = Planner(stores, data, config.flow, config.model.patch, config.seed)
+  planner = Planner(
+    stores, data, config.flow, config.model.patch, config.seed, workdir
+  )
   spec = TokenSpec.of(config.flow, config.model)
   mine = sharding.local_rows(mesh, data.rows)
   if data.rows % train.microbatches:

@@ -1,6 +1,7 @@
 """Training of the VAE, from a config: clips, step, PSNR, latent statistics."""
 
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from pyramid_jax import sharding
 from pyramid_jax.config import Config, ConfigError
 from pyramid_jax.data import clips as clips_lib
+from pyramid_jax.data.files import write_skipped
 from pyramid_jax.data.latents import Statistics
 from pyramid_jax.data.sizes import check_frames
 from pyramid_jax.models import critic
@@ -21,8 +23,12 @@ from pyramid_jax.train.state import TrainState
 STATISTICS_BATCHES = 16  # of the last phase
 
 
-def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
+def make_task(
+  config: Config, mesh: jax.sharding.Mesh, workdir: pathlib.Path | None = None
+) -> Task:
   """Everything that the loop needs to train a VAE on the config's clips.
+
+  `workdir` gets skipped.jsonl, the files that are left out, with the reasons.
 
   Raises:
     ConfigError: data that are missing, or phases that do not fit.
@@ -42,6 +48,8 @@ def make_task(config: Config, mesh: jax.sharding.Mesh) -> Task:
         f"config.train.microbatches {train.microbatches}."
       )
   clips = clips_lib.TrainingClips(videos, config.seed)
+  if workdir and clips.skipped and jax.process_index() == 0:
+    write_skipped(workdir / "skipped.jsonl", clips.skipped)
   model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
   tx = make_optimizer(
     config.optimizer, model.axes, *((p.steps, p.rate) for p in videos.phases)
@@ -88,10 +96,18 @@ def finish(
   def place(batch):
     return sharding.place_batch(mesh, batch, rows)
 
+  def stored(batch):
+    """The latents as `pyramid-encode` will store them."""
+    posterior = encode(state.ema, place(batch["video"]))
+    if not config.vae.sample:
+      return posterior.mode
+    key, index = jax.random.key(config.seed), place(batch["index"])
+    return posterior.sample(vae.draw(key, index, posterior.mean.shape[1:]))
+
   batches = clips.batches(last, lambda rows: sharding.local_rows(mesh, rows))
   first, later = [], []
   for _ in range(STATISTICS_BATCHES):
-    z = np.asarray(encode(state.ema, place(next(batches)["video"])).mean)
+    z = np.asarray(stored(next(batches)))
     first.append(z[:, :1].ravel())
     later.append(z[:, 1:].ravel())
   held = clips.heldout(config.train.eval_clips)

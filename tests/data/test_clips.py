@@ -149,6 +149,16 @@ def test_files_that_cannot_be_used_are_named_and_left_out(folder, caplog):
   train, held = set(clips.source.names), set(clips.held_out.names)
   assert not train & held and len(train | held) == 8
   assert {name[-3:] for name in held} == {"mp4", "png"}
+  ((name, reason),) = clips.skipped
+  assert name.endswith("broken.mp4") and reason
+  # images and clips too short for the only phase are named, too
+  long = VideoDataConfig(str(folder), PHASES[-1:])
+  skipped = dict(TrainingClips(long, 0).skipped)
+  images = {n: why for n, why in skipped.items() if n.endswith("png")}
+  assert images and all(
+    why == "too short: 1 frames at 24 a second, at least 9 are needed"
+    for why in images.values()
+  )
 
 
 def test_frames_of_a_file_follow_each_other(folder):

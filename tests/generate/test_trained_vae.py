@@ -1,5 +1,7 @@
 """Latents to frames and back, as the released pipeline does it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from pyramid_jax.convert.names import to_ours
 from pyramid_jax.data.latents import Statistics
 from pyramid_jax.flow import resample
 from pyramid_jax.generate.trained_vae import TrainedVAE, make_model
+from pyramid_jax.models.vae import posterior
 from tests.models.test_vae import RELEASED, last
 from tests.reference import load, max_error
 
@@ -21,17 +24,21 @@ def statistics(pipeline):
   return Statistics(*load("vae_pipeline")[f"out/{pipeline}/factors"].tolist())
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-@pytest.mark.parametrize("kind", ["image", "video"])
-def test_frames_are_those_of_the_released_pipeline(pipeline, kind):
-  file = load("vae_pipeline")
+def trained(config, statistics):
   params = to_ours(
     table.names(RELEASED),
     load("vae_weights").under("param/"),
     make_model(RELEASED).shapes,
   )
   mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-  vae = TrainedVAE(RELEASED, params, statistics(pipeline), mesh=mesh)
+  return TrainedVAE(config, params, statistics, mesh=mesh)
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_frames_are_those_of_the_released_pipeline(pipeline, kind):
+  file = load("vae_pipeline")
+  vae = trained(RELEASED, statistics(pipeline))
   z = last(file[f"in/{kind}_latents"])
   # in chunks of two latents, as pyramid-generate streams them
   chunks = [z[:, i : i + 2] for i in range(0, z.shape[1], 2)]
@@ -51,3 +58,25 @@ def test_levels_of_a_normalised_latent_are_the_released_ones(pipeline, kind):
   for k, level in enumerate(levels):
     desired = last(file[f"out/{pipeline}/norm_{kind}_pyr{k}"])[0]
     assert max_error(level, desired) < 1e-6  # float32 rounding
+
+
+def test_latents_are_draws_by_the_name_of_their_clip_or_means():
+  clip = np.random.default_rng(0).integers(256, size=(9, 16, 16, 3))
+  clip = clip.astype(np.uint8)
+  mean = dataclasses.replace(RELEASED, sample=False)
+  encode = lambda config, *ids: trained(config, Statistics()).encode(
+    [clip] * len(ids), ids, window=8
+  )
+  a, b, again = encode(RELEASED, "a", "b", "a")
+  np.testing.assert_array_equal(a, again)
+  assert np.abs(a - b).max() > 1e-3
+  first, second = encode(mean, "a", "b")
+  np.testing.assert_array_equal(first, second)
+  moments = make_model(mean).apply(
+    trained(mean, Statistics()).params,
+    (clip / 127.5 - 1).astype(np.float32)[None],
+    method="encode",
+  )
+  q = posterior(moments)
+  assert max_error(first, np.asarray(q.mean[0])) < 1e-5
+  assert 0.8 < np.std((a - q.mean[0]) / q.std[0]) < 1.2
