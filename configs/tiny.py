@@ -14,8 +14,8 @@ Expected: the flow loss falls to about a fifth of its first value; backgrounds
 from pyramid_jax.config import settings
 
 VAE_PHASES = (
-  dict(steps=380, batch=4, frames=1, height=64, width=64),
-  dict(steps=110, batch=1, frames=9, height=64, width=64, rate=0.3),
+  dict(steps=360, batch=4, frames=1, height=64, width=64),
+  dict(steps=100, batch=1, frames=9, height=64, width=64, rate=0.3),
 )
 
 
@@ -29,7 +29,7 @@ def get_config(kind="dit"):
     optimizer |= dict(method="muon", muon_iterations=4)
     train = dict(steps=sum(p["steps"] for p in VAE_PHASES), log_every=20)
   else:
-    train = dict(steps=900, log_every=50)
+    train = dict(steps=850, log_every=50)
   return settings(
     kind=kind,
     vae=dict(

@@ -6,6 +6,7 @@ checkout, is used as well.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -56,11 +57,37 @@ def read(path: pathlib.Path) -> Reference:
   return Reference(path.stem, config, arrays)
 
 
-def names(*patterns: str) -> list[str]:
-  """The files of a kind: committed ones, with `--full` also shared ones."""
+def kind(file: Reference) -> str:
+  """What a file compares, by the keys of its config as its README says."""
+  config = file.config
+  if {"kind", "runs"} <= config.keys():
+    return config["kind"]  # calls of a transformer: mmdit, flux
+  if {"kind", "prompts_seen"} <= config.keys():
+    return f"sampler_{config['kind']}"
+  if {"pipe", "case", "draw_order"} <= config.keys():
+    return "noise_history" if config["case"]["temporal"] else "noise"
+  if "sample_ratios" in config:
+    return f"train_step_{config['case']['kind']}"
+  if "weights" in config:
+    tiled = any(key.endswith("untiled_diff") for key in file.arrays)
+    return "vae_tiled" if tiled else "vae"
+  if "loss" in config:
+    return "vae_loss"
+  if "clip_l" in config:
+    return "text"
+  return "scheduler" if "scheduler" in config else file.name
+
+
+def names(*kinds: str) -> list[str]:
+  """The files of some kinds: committed ones, with `--full` also shared ones."""
+  return sorted(name for name, k in _kinds().items() if k in kinds)
+
+
+@functools.cache
+def _kinds() -> dict[str, str]:
   folders = [COMMITTED, SHARED] if FULL in os.environ else [COMMITTED]
-  files = [f for folder in folders for p in patterns for f in folder.glob(p)]
-  return sorted({f.stem for f in files if f.suffix == ".npz"})
+  files = {f.stem: f for folder in folders for f in folder.glob("*.npz")}
+  return {name: kind(read(file)) for name, file in files.items()}
 
 
 def max_error(actual: np.ndarray, desired: np.ndarray) -> float:

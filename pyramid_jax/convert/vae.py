@@ -1,6 +1,9 @@
-"""Names of the causal VAE's parameters in the released checkpoints."""
+"""Causal VAE: the released code's config and tensor names, and ours."""
 
-from pyramid_jax.config import VAEConfig
+from collections.abc import Mapping
+from typing import Any
+
+from pyramid_jax.config import ConfigError, VAEConfig
 from pyramid_jax.convert.names import CONV3D, LINEAR, SAME, Name
 
 POINTWISE = "o i 1 1 1 -> i o"
@@ -8,6 +11,38 @@ POINTWISE = "o i 1 1 1 -> i o"
 # channels; channels-last arrays unfold without a shuffle if they are outermost.
 SPACE_UP = "(o p q) i t h w -> t h w i (p q o)"
 TIME_UP = "(o p) i t h w -> t h w i (p o)"
+
+
+def config_from_torch(values: Mapping[str, Any]) -> VAEConfig:
+  """The VAE of a released config.json, in float32.
+
+  Raises:
+    ConfigError: encoder and decoder of different sizes, or levels of different
+      depths; ours have one setting for both.
+  """
+  for key in ("block_out_channels", "norm_num_groups"):
+    one, other = values[f"encoder_{key}"], values[f"decoder_{key}"]
+    if one != other:
+      raise ConfigError(
+        f"encoder_{key} is {one}, decoder_{key} {other}; they must be equal."
+      )
+  depths = {}
+  for side in ("encoder", "decoder"):
+    blocks = values[f"{side}_layers_per_block"]
+    if len(set(blocks)) > 1:
+      raise ConfigError(
+        f"{side}_layers_per_block {blocks} differ; they must be equal."
+      )
+    depths[f"{side}_blocks"] = blocks[0]
+  return VAEConfig(
+    channels=tuple(values["encoder_block_out_channels"]),
+    latent_channels=values["encoder_out_channels"],
+    groups=values["encoder_norm_num_groups"],
+    down_space=tuple(values["encoder_spatial_down_sample"]),
+    down_time=tuple(values["encoder_temporal_down_sample"]),
+    dtype="float32",
+    **depths,
+  )
 
 
 def names(config: VAEConfig) -> list[Name]:

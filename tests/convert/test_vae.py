@@ -2,8 +2,9 @@
 
 import jax
 import numpy as np
+import pytest
 
-from pyramid_jax.config import VAEConfig
+from pyramid_jax.config import ConfigError, VAEConfig
 from pyramid_jax.convert import names
 from pyramid_jax.convert import vae as table
 from pyramid_jax.models import vae
@@ -45,3 +46,18 @@ def test_the_full_size_has_the_released_shapes():
   assert torch[up.format("upsamplers")] == (1024, 256, 3, 3, 3)
   assert torch[up.format("temporal_upsamplers")] == (512, 256, 3, 3, 3)
   assert torch["encoder.mid_block.attentions.0.to_q.weight"] == (512, 512)
+
+
+def test_the_config_of_the_released_code_is_ours():
+  values = load("vae_weights").config["model"]
+  assert table.config_from_torch(values) == SMALL
+  for key, other, message in (
+    (
+      "decoder_norm_num_groups",
+      2,
+      "encoder_norm_num_groups is 4, decoder_.* 2",
+    ),
+    ("encoder_layers_per_block", [2, 2, 2, 1], r"\[2, 2, 2, 1\] differ"),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      table.config_from_torch({**values, key: other})

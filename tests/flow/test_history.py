@@ -6,7 +6,7 @@ import pytest
 from pyramid_jax.flow import history, resample
 from tests import reference
 
-FILES = reference.names("noise_train_tp_*")
+FILES = reference.names("noise_history")
 UNITS = [
   (u, k, f) for f in (1, 2, 3) for u in (0, 1, 2, 3, 7) for k in range(4)
 ]

@@ -12,7 +12,7 @@ from pyramid_jax.flow import history, objective, resample, schedule
 from tests import reference
 from tests.flow import packed
 
-FILES = reference.names("noise_train_full_*", "noise_train_tp_*")
+FILES = reference.names("noise", "noise_history")
 SCHEDULE = schedule.make_schedule()
 inputs = jax.jit(
   functools.partial(objective.training_inputs, schedule=SCHEDULE)

@@ -19,7 +19,7 @@ def symmetric_factor(gamma):
   return np.asarray(renoise.block_noise(unit, gamma)).reshape(4, 4).T
 
 
-@pytest.mark.parametrize("name", reference.names("scheduler_*"))
+@pytest.mark.parametrize("name", reference.names("scheduler"))
 def test_rescale_and_weight_equal_the_released_code(name):
   file = reference.load(name)
   gamma = file.config["scheduler"]["gamma"]

@@ -22,7 +22,7 @@ SCHEDULE = make_schedule()
 @functools.cache
 def load(case):
   """The file, its model and parameters."""
-  file = reference.load(f"sampler_mmdit_{case}")
+  file = reference.load(case)
   config = convert.config_from_torch(file.config["model"])
   module = pure(lambda rngs: MMDiT(config, rngs=rngs))
   params = convert.from_torch(config, file.under("param/"), module.shapes)
@@ -51,7 +51,7 @@ def read_text(file, guided):
 def read_plan(file, multiple):
   """The plan of the released pipeline's arguments."""
   case = file.config["case"]
-  arguments, image = case["kwargs"], case["mode"] == "i2v"
+  arguments, image = case["kwargs"], case["mode"] == "sampler_mmdit_i2v"
   _, channels, _, height, width = file["in/init_latents"].shape
   steps = tuple(arguments["num_inference_steps"])
   return Plan(
@@ -95,7 +95,7 @@ def worst_error(case, velocity, params, program, multiple=1):
   """Largest absolute error over a file's units, in the latents."""
   file = load(case)[0]
   plan, prefix, first = read_plan(file, multiple), None, 0
-  if case == "i2v":
+  if case == "sampler_mmdit_i2v":
     prefix, first = channels_last(file["out/latents"])[:, :1], 1
   units = generate_units(
     Partial(velocity, params),
@@ -120,17 +120,20 @@ LIMIT = 1e-3
 @functools.cache
 def velocities():
   """The model, the same for all files, so that programs are shared."""
-  apply = load("t2v")[1].apply
+  apply = load("sampler_mmdit_t2v")[1].apply
   return apply, quickly(apply)
 
 
-@pytest.mark.parametrize("case", ["t2v", "i2v"])
+@pytest.mark.parametrize("case", ["sampler_mmdit_t2v", "sampler_mmdit_i2v"])
 def test_program_gives_the_latents_of_the_released_code(case):
   apply, _ = velocities()
   assert worst_error(case, apply, load(case)[2], program) < LIMIT
 
 
-@pytest.mark.parametrize("case", ["image", "t2v_nocfg", "t2v_fpu2"])
+@pytest.mark.parametrize(
+  "case",
+  ["sampler_mmdit_image", "sampler_mmdit_t2v_nocfg", "sampler_mmdit_t2v_fpu2"],
+)
 def test_loop_gives_the_latents_of_the_released_code(case):
   _, apply = velocities()
   # one row length for all stages, units and files: the model compiles once
@@ -139,7 +142,7 @@ def test_loop_gives_the_latents_of_the_released_code(case):
 
 
 def test_image_to_video_begins_with_the_normalised_sample():
-  file = load("i2v")[0]
+  file = load("sampler_mmdit_i2v")[0]
   image = (channels_last(file["in/vae_sample"]) - 0.1490) / 1.8415
   first = channels_last(file["out/latents"])[:, :1]
   np.testing.assert_allclose(first, image, atol=1e-6)  # float32 rounding

@@ -15,16 +15,19 @@ from pyramid_jax.models.text import (
   TextModel,
   combine,
 )
-from tests.models.text_reference import REFERENCE
+from tests import reference
+from tests.models.text_reference import FILES
 from tests.reference import max_error
 
 UNPROJECTED = dataclasses.replace(CLIP_L, projection=0)
 NAMES = {"sd3": ("clip_l", "clip_g"), "flux": ("clip_l",)}
 
 
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
-def test_combination_is_the_references(kind):
-  sizes = REFERENCE.config
+def test_combination_is_the_references(kind, file):
+  ref = reference.load(file)
+  sizes = ref.config
   configs = combine(
     kind,
     convert.t5_config(sizes["t5"]),
@@ -33,20 +36,20 @@ def test_combination_is_the_references(kind):
   model = pure(lambda rngs: TextModel(configs, rngs=rngs))
   params = {
     name: convert.clip_from_torch(
-      config, REFERENCE.under(f"param/{name}/"), model.shapes[name]
+      config, ref.under(f"param/{name}/"), model.shapes[name]
     )
     for name, config in zip(NAMES[kind], configs.clips, strict=True)
   }
   params["t5"] = convert.t5_from_torch(
-    configs.t5, REFERENCE.under("param/t5/"), model.shapes["t5"]
+    configs.t5, ref.under("param/t5/"), model.shapes["t5"]
   )
-  clips = [REFERENCE[f"in/{name}_ids"] for name in NAMES[kind]]
-  mask = REFERENCE[f"out/{kind}/attention_mask"]
+  clips = [ref[f"in/{name}_ids"] for name in NAMES[kind]]
+  mask = ref[f"out/{kind}/attention_mask"]
   features, pooled = jax.jit(model.apply)(
-    params, REFERENCE["in/t5_ids"], mask, *clips
+    params, ref["in/t5_ids"], mask, *clips
   )
   for key, value in (("prompt_embeds", features), ("pooled", pooled)):
-    error = max_error(value, REFERENCE[f"out/{kind}/{key}"])
+    error = max_error(value, ref[f"out/{kind}/{key}"])
     print(f"{kind}/{key}: {error:.1e} of max")
     assert error < 1e-5  # 2e-6 measured; float32 sums in another order
   assert pooled.shape[1] == configs.pooled

@@ -34,8 +34,9 @@ def tokens(x_CTHW):
   return rearrange(x_CTHW, "c t (h p) (w q) -> (t h w) (p q c)", p=2, q=2)
 
 
-def test_training_loss_and_gradients_of_the_released_code():
-  ref = reference.load("train_step_mmdit_ar")
+@pytest.mark.parametrize("name", reference.names("train_step_mmdit"))
+def test_training_loss_and_gradients_of_the_released_code(name):
+  ref = reference.load(name)
   config = convert.config_from_torch(ref.config["model"])
   model = pure(lambda rngs: MMDiT(config, rngs=rngs))
   params = convert.from_torch(config, ref.under("param/"), model.shapes)
