@@ -51,7 +51,7 @@ def read_text(file, guided):
 def read_plan(file, multiple):
   """The plan of the released pipeline's arguments."""
   case = file.config["case"]
-  arguments, image = case["kwargs"], case["mode"] == "sampler_mmdit_i2v"
+  arguments, image = case["kwargs"], case["mode"] == "i2v"
   _, channels, _, height, width = file["in/init_latents"].shape
   steps = tuple(arguments["num_inference_steps"])
   return Plan(
@@ -95,7 +95,7 @@ def worst_error(case, velocity, params, program, multiple=1):
   """Largest absolute error over a file's units, in the latents."""
   file = load(case)[0]
   plan, prefix, first = read_plan(file, multiple), None, 0
-  if case == "sampler_mmdit_i2v":
+  if file.config["case"]["mode"] == "i2v":
     prefix, first = channels_last(file["out/latents"])[:, :1], 1
   units = generate_units(
     Partial(velocity, params),
@@ -117,10 +117,18 @@ def worst_error(case, velocity, params, program, multiple=1):
 LIMIT = 1e-3
 
 
+def velocities(case="sampler_mmdit_t2v"):
+  """The model of a file and of all files like it: programs are shared."""
+  model = lambda name: load(name)[0].config["model"]
+  like = (
+    n for n in reference.names("sampler_mmdit") if model(n) == model(case)
+  )
+  return _velocities(next(like))
+
+
 @functools.cache
-def velocities():
-  """The model, the same for all files, so that programs are shared."""
-  apply = load("sampler_mmdit_t2v")[1].apply
+def _velocities(case):
+  apply = load(case)[1].apply
   return apply, quickly(apply)
 
 
