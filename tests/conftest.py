@@ -15,9 +15,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     "--xla_llvm_disable_expensive_passes=true",
   ]
 )
-# Programs that several tests build are compiled once.
-CACHE = tempfile.TemporaryDirectory(prefix="pyramid-jax-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+# Programs that several tests build are compiled once, by whichever worker.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  CACHE = tempfile.TemporaryDirectory(prefix="pyramid-jax-tests-")
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
