@@ -13,4 +13,4 @@ if [ -n "$full" ] && ! python -c 'import torch' 2>/dev/null; then
   pip install --quiet --disable-pip-version-check torch==2.13.0
 fi
 # Two workers: most of the time goes into compiling, on one thread each.
-exec python -m pytest -n 2 --dist loadfile "$@"
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -44,6 +44,13 @@ def pytest_ignore_collect(collection_path, config):
   return None
 
 
+def pytest_collection_modifyitems(items):
+  """What trains comes first, so that no worker is left with it at the end."""
+  slow = ("train", "cli", "flow")
+  place = lambda name: slow.index(name) if name in slow else len(slow)
+  items.sort(key=lambda item: place(item.path.parent.name))
+
+
 @pytest.fixture(scope="session")
 def workdirs(tmp_path_factory):
   """A dataset, VAE, latents and transformer, made by the commands."""
