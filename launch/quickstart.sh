@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to clips: dataset, VAE, latents, diffusion transformer, samples.
-# Made for two CPU cores without accelerator. Run it again
-# and it continues where it stopped.
+# Made for two CPU cores without accelerator. Run it again and it continues
+# where it stopped.
 source "$(dirname "$0")/install.sh" data,text,train
 out=quickstart
 config=configs/tiny.py

@@ -83,7 +83,7 @@ def make_optimizer(
   elif config.method == "muon":
     method = optax.contrib.muon(
       rate,
-      # as a list they are scanned, not unrolled: half the time of a step
+      # as a list they are scanned, not unrolled: on CPU half the update's time
       ns_coeffs=(NEWTON_SCHULZ,) * config.muon_iterations,
       eps=config.epsilon,
       weight_decay=config.weight_decay,

@@ -42,14 +42,21 @@ def make_task(
     )
   for phase in videos.phases:
     check_frames(phase.frames, config.flow, config.vae)
+    if not phase.rate > 0:
+      raise ConfigError(
+        f"a phase's rate {phase.rate:g} must be above 0; it multiplies "
+        f"config.optimizer.learning_rate {config.optimizer.learning_rate:g}."
+      )
     if phase.batch % train.microbatches:
       raise ConfigError(
         f"a phase's batch {phase.batch} is not a multiple of "
         f"config.train.microbatches {train.microbatches}."
       )
   clips = clips_lib.TrainingClips(videos, config.seed)
-  if workdir and clips.skipped and jax.process_index() == 0:
-    write_skipped(workdir / "skipped.jsonl", clips.skipped)
+  if workdir and jax.process_index() == 0:
+    listed = workdir / "skipped.jsonl"
+    if clips.skipped or listed.exists():  # no list of another time stays
+      write_skipped(listed, clips.skipped)
   model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
   tx = make_optimizer(
     config.optimizer, model.axes, *((p.steps, p.rate) for p in videos.phases)

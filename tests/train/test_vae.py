@@ -190,6 +190,7 @@ def with_phase(config, **changes):
   "change, message",
   [
     ({"steps": 3}, "phases .* have 5 steps in all, config.train.steps is 4; m"),
+    ({"rate": 0.0}, r"rate 0 must be above 0; .*learning_rate 0\.01\."),
     ({"frames": 5}, r"frames 5 are not 8 n \+ 1; nearest: 1"),
     ({"frames": 17}, r"needs 17 frames, but the longest of 24 .* has 9"),
   ],
@@ -200,6 +201,29 @@ def test_phases_that_cannot_be_are_told_before_anything_runs(
   mesh = sharding.make_mesh(config.mesh)
   with pytest.raises(ConfigError, match=message):
     vae_task.make_task(with_phase(config, **change), mesh)
+
+
+def test_files_left_out_are_listed_in_the_workdir(
+  config, tmp_path, monkeypatch
+):
+  mesh, listed = sharding.make_mesh(config.mesh), tmp_path / "skipped.jsonl"
+  read = vae_task.clips_lib.open_sources
+  for skipped in ([], [("a.mp4", "too short")], []):
+    monkeypatch.setattr(
+      vae_task.clips_lib,
+      "open_sources",
+      lambda videos, skipped=skipped: (*read(videos)[:2], skipped),
+    )
+    before = listed.exists()
+    vae_task.make_task(config, mesh, tmp_path)
+    if not skipped:  # no list, or an empty one in the place of an old one
+      assert not before or listed.read_text() == ""
+      assert listed.exists() == before
+    else:
+      assert json.loads(listed.read_text()) == {
+        "path": "a.mp4",
+        "reason": "too short",
+      }
 
 
 def test_microbatches_that_do_not_divide_a_phase_are_told(config):
