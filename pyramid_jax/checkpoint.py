@@ -7,17 +7,23 @@ meta: the config and what belongs to the weights, such as latent statistics.
 import contextlib
 import dataclasses
 import errno
+import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from pyramid_jax import sharding, tensors
 from pyramid_jax.config import Config, UserError, differences, from_dict
+from pyramid_jax.models.pure import Params, Pure
+
+# of a folder of converted weights
+WEIGHTS, TRAINED = "weights.safetensors", "trained.json"
 
 
 class CheckpointError(UserError):
@@ -99,10 +105,85 @@ class Checkpoints:
     return from_dict(Config, meta.pop("config")), meta
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """Weights to use, and what was saved with them."""
+
+  config: Config
+  params: Params
+  meta: dict[str, Any]
+
+
+def load_trained(
+  workdir: str | pathlib.Path,
+  kind: str,
+  make: Callable[[Config], Pure],
+  mesh: jax.sharding.Mesh,
+  weights: str = "ema",
+  require: Callable[[dict[str, Any]], None] = lambda meta: None,
+) -> Trained:
+  """Reads a model from a training run, or from a folder of converted weights.
+
+  Converted weights keep the dtypes in which they are stored.
+
+  Args:
+    workdir: of the run, or the folder.
+    kind: "dit" or "vae".
+    make: the model of a config.
+    mesh: where the parameters go, straight from disk.
+    weights: "ema" or "params" of a training run.
+    require: refuses what the meta says, or "step" and "steps" of a run, before
+      weights are read.
+
+  Raises:
+    CheckpointError: there is none, or it is of the other kind of model.
+  """
+  workdir = pathlib.Path(workdir)
+  if (workdir / WEIGHTS).is_file():
+    return _load_converted(workdir, kind, make, mesh, require)
+  checkpoints, config, meta = open_trained(workdir, kind)
+  with contextlib.closing(checkpoints):
+    run = {"step": checkpoints.latest, "steps": config.train.steps}
+    require({**meta, **run})
+    shapes = make(config).shapes
+    places = sharding.tree_shardings(mesh, shapes, make(config).axes)
+    target = {weights: placed(shapes, places)}
+    return Trained(config, checkpoints.restore(target)[weights], meta)
+
+
+def _load_converted(workdir, kind, make, mesh, require) -> Trained:
+  meta = json.loads((workdir / TRAINED).read_text())
+  config = from_dict(Config, meta.pop("config"))
+  _require_kind(workdir, config, kind)
+  require(meta)
+  model, tree = make(config), tensors.read_tree(workdir / WEIGHTS)
+  found, wanted = tensors.flat(tree), tensors.flat(model.shapes)
+  wrong = [
+    f"{name} {x.shape if (x := found.get(name)) else 'missing'}"
+    for name in sorted(wanted.keys() | found.keys())
+    if name not in wanted
+    or name not in found
+    or found[name].shape != wanted[name].shape
+  ]
+  if wrong:
+    raise CheckpointError(
+      f"{workdir / WEIGHTS} does not fit the config in {TRAINED}: "
+      f"{', '.join(wrong)}. Convert it again."
+    )
+  places = sharding.tree_shardings(mesh, model.shapes, model.axes)
+  return Trained(config, tensors.place_tree(tree, places), meta)
+
+
+def save_trained(folder: pathlib.Path, config: Config, meta: Mapping[str, Any]):
+  """Writes what belongs to a folder's converted weights."""
+  text = json.dumps({"config": dataclasses.asdict(config), **meta}, indent=2)
+  (folder / TRAINED).write_text(text + "\n")
+
+
 def open_trained(
   workdir: str | pathlib.Path, kind: str
 ) -> tuple[Checkpoints, Config, dict[str, Any]]:
-  """A workdir to read weights from: its checkpoints, config and meta.
+  """A training run to read weights from: its checkpoints, config and meta.
 
   Raises:
     CheckpointError: there is none, or it is of the other kind of model.
@@ -113,16 +194,24 @@ def open_trained(
   if checkpoints is None or checkpoints.latest is None:
     raise CheckpointError(
       f"{workdir} has no checkpoint (none in {workdir / 'checkpoints'}). Give "
-      "the --workdir of a finished pyramid-train."
+      "the --workdir of a finished pyramid-train, or a folder that "
+      "pyramid-convert wrote."
     )
   config, meta = checkpoints.meta()
-  if config.kind != kind:
+  try:
+    _require_kind(workdir, config, kind)
+  except CheckpointError:
     checkpoints.close()
+    raise
+  return checkpoints, config, meta
+
+
+def _require_kind(workdir: pathlib.Path, config: Config, kind: str):
+  if config.kind != kind:
     raise CheckpointError(
       f"{workdir} holds a checkpoint of kind {config.kind!r}; this needs one "
       f"of kind {kind!r}."
     )
-  return checkpoints, config, meta
 
 
 def _bytes_here(x: Any) -> int:
@@ -147,23 +236,36 @@ FIXED = {
   "dit": ("kind", "seed", "flow", "model", "latents"),
   "vae": ("kind", "seed", "vae", "vae_loss", "videos"),
 }
+# What may change among them.
+FREE = tuple(
+  f"config.{name}"
+  for name in ("latents.workers", "videos.workers", "model.dtype",
+               "model.remat", "vae.dtype", "vae.remat")
+)  # fmt: skip
 
 
-def require_same(old: Config, new: Config, folder: pathlib.Path):
+def require_same(
+  old: Config,
+  new: Config,
+  folder: pathlib.Path,
+  groups: Sequence[str] = (),
+):
   """Refuses to continue a checkpoint as a run of another model or data.
 
-  Optimizer, lengths, mesh and reports may change, and the number of loaders.
+  Optimizer, lengths, mesh and reports may change, what is computed in, and the
+  number of loaders. `groups` of settings are compared; by default all that
+  decide a run.
 
   Raises:
     CheckpointError: names every setting that differs.
   """
   lines = [
     line
-    for group in FIXED.get(old.kind, ("kind",))
+    for group in groups or FIXED.get(old.kind, ("kind",))
     for line in differences(
       getattr(old, group), getattr(new, group), f"config.{group}"
     )
-    if not line.startswith(("config.latents.workers", "config.videos.workers"))
+    if not line.startswith(FREE)
   ]
   if lines:
     raise CheckpointError(

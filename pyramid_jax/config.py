@@ -53,10 +53,12 @@ class FlowConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class MMDiTConfig:
-  """SD3-type multimodal diffusion transformer; the default is the 2 B model."""
+class DiTConfig:
+  """Diffusion transformer; the default is the 2 B SD3-type MM-DiT."""
 
-  layers: Count = 24
+  kind: Literal["mmdit", "flux"] = "mmdit"
+  layers: Count = 24  # blocks of two streams
+  single_layers: int = 0  # flux: blocks after them with one set of weights
   heads: Count = 24
   head_dim: Count = 64
   mlp_ratio: Count = 4
@@ -64,13 +66,29 @@ class MMDiTConfig:
   patch: Count = 2
   text_dim: Count = 4096
   pooled_dim: Count = 2048
-  table_size: Count = 192  # patches a side that the position table covers
-  table_base: Count = 64  # patches a side at which positions are 0, 1, 2, ...
+  table_size: int = 192  # mmdit: patches a side that the position table covers
+  table_base: int = 64  # patches a side at which its positions are 0, 1, 2, ...
+  rotary_dims: tuple[int, ...] = ()  # flux: of a head, for frame, y, x
   history_positions: Literal["interpolated", "plain"] = "interpolated"
   causal: bool = True  # or every frame sees every frame (ablation)
   dtype: Dtype = "bfloat16"  # of the matmuls; parameters stay float32
   # what the backward pass recomputes; "attention" keeps attention's result
   remat: Literal["none", "attention", "layer"] = "layer"
+
+  @property
+  def grid(self) -> int | None:
+    """Places a side of the position table; None: places begin at 0 (flux)."""
+    return self.table_size if self.kind == "mmdit" else None
+
+
+MINIFLUX = DiTConfig(
+  kind="flux",
+  layers=8,
+  single_layers=16,
+  heads=30,
+  pooled_dim=768,
+  rotary_dims=(16, 24, 24),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,6 +247,7 @@ class TrainConfig:
   keep: Count = 3
   max_nonfinite: int = 0  # steps with a non-finite loss that may be skipped
   eval_clips: Count = 16  # held-out clips of the VAE's PSNR
+  init: str = ""  # run or converted folder whose weights a new run starts from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +277,7 @@ class Config:
   seed: int = 0
   mesh: MeshConfig = MeshConfig()
   flow: FlowConfig = FlowConfig()
-  model: MMDiTConfig = MMDiTConfig()
+  model: DiTConfig = DiTConfig()
   vae: VAEConfig = VAEConfig()
   text: TextConfig = TextConfig()
   latents: LatentDataConfig = LatentDataConfig()

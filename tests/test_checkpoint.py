@@ -15,14 +15,14 @@ from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError, Checkpoints
 from pyramid_jax.config import (
   Config,
+  DiTConfig,
   MeshConfig,
-  MMDiTConfig,
   OptimizerConfig,
   Source,
   TrainConfig,
 )
 
-CONFIG = Config(seed=3, model=MMDiTConfig(layers=2))
+CONFIG = Config(seed=3, model=DiTConfig(layers=2))
 ITEMS = {
   "params": {"a": {"kernel": np.arange(64.0, dtype=np.float32).reshape(8, 8)}},
   "progress": {"step": np.int32(7)},

@@ -58,7 +58,7 @@ def test_json_gives_the_same_config_back(path):
 
 
 def test_differences_name_the_setting_and_both_values():
-  a, b = Config(), Config(seed=1, model=config.MMDiTConfig(layers=2))
+  a, b = Config(), Config(seed=1, model=config.DiTConfig(layers=2))
   assert config.differences(a, b) == [
     "config.seed: 0 -> 1",
     "config.model.layers: 24 -> 2",

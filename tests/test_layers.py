@@ -11,17 +11,18 @@ ROOT = pathlib.Path(__file__).parents[1] / "pyramid_jax"
 BASE = {"config"}
 MODELS = BASE | {"attention", "sharding", "models"}
 DATA = BASE | {"flow", "data"}
-CONVERT = MODELS | DATA | {"convert"}
-TRAINED = CONVERT | {"checkpoint"}
+STORED = MODELS | {"tensors", "checkpoint"}
+TRAINED = STORED | DATA | {"convert"}
 ALLOWED = {
   "config": set(),
   "sharding": BASE,
-  "checkpoint": BASE,
+  "tensors": BASE,
+  "checkpoint": STORED,
   "flow": {"flow"},
   "attention": {"attention"},
   "models": MODELS,
   "data": DATA,
-  "convert": CONVERT,
+  "convert": TRAINED,
   "train": TRAINED | {"train"},
   "generate": TRAINED | {"generate"},
   "cli": TRAINED | {"train", "generate", "cli"},

@@ -5,8 +5,10 @@ directions read the same list, so that what was loaded can be written again.
 Layouts are einops patterns: they only move values, so a round trip is exact.
 """
 
+import collections
+import contextlib
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,11 +24,21 @@ LINEAR = "o i -> i o"
 CONV3D = "o i t h w -> t h w i o"
 PATCH = "o c p q -> (p q c) o"  # strided convolution -> dense on patches
 
-Torch = str | Sequence["Torch"]
+Torch = str | Sequence[str]
+Index = tuple[slice, ...]
 
 
 class NameTableError(UserError):
   """Tensors that do not fit the model; the message lists every one."""
+
+
+@contextlib.contextmanager
+def named(where: Any) -> Iterator[None]:
+  """Puts the place where tensors lie in front of a `NameTableError`."""
+  try:
+    yield
+  except NameTableError as error:
+    raise NameTableError(f"{where}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,28 +47,55 @@ class Name:
 
   Attributes:
     ours: its path, dotted.
-    torch: a tensor's name, or a sequence of them (of sequences, if need be):
-      these are stacked in new leading dimensions before the layout applies.
-    layout: einops pattern from torch to ours; its sides swapped lead back.
+    torch: a tensor's name, or a sequence of them, which are stacked in a new
+      leading dimension before the layout applies. Of a stack: one of these for
+      each layer.
+    layout: einops pattern from torch to ours, of one layer; its sides swapped
+      lead back.
     sizes: lengths that the pattern needs to split a dimension.
+    stacked: whether ours has a leading dimension of layers.
   """
 
   ours: str
   torch: Torch
   layout: str = SAME
   sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  stacked: bool = False
 
   def forth(self, x: Any) -> Any:
-    """Torch's layout to ours."""
-    return rearrange(x, self.layout, **self._sizes()) if self.layout else x
+    """Torch's layout of a layer to ours."""
+    return rearrange(x, self.layout, **dict(self.sizes)) if self.layout else x
 
   def back(self, x: Any) -> Any:
-    """Our layout to torch's."""
+    """Our layout of a layer to torch's."""
     pattern = " -> ".join(reversed(self.layout.split(" -> ")))
-    return rearrange(x, pattern, **self._sizes()) if self.layout else x
+    return rearrange(x, pattern, **dict(self.sizes)) if self.layout else x
 
-  def _sizes(self) -> dict[str, int]:
-    return dict(self.sizes)
+  @property
+  def layers(self) -> Sequence[Torch]:
+    """What torch calls each layer; one, if this is no stack."""
+    return self.torch if self.stacked else (self.torch,)
+
+  def read(
+    self, tensors: Mapping[str, Any], at: Index, dtype: Any
+  ) -> np.ndarray:
+    """Our parameter at an index; only the tensors of its layers are read."""
+    if not self.stacked:
+      return self.layer(self.torch, tensors)[at].astype(dtype, copy=False)
+    at = at or (slice(None),)
+    chosen = self.torch[at[0]]
+    first = self.layer(chosen[0], tensors)[at[1:]]
+    out = np.empty((len(chosen), *first.shape), dtype)
+    out[0] = first
+    for i, torch in enumerate(chosen[1:], 1):
+      out[i] = self.layer(torch, tensors)[at[1:]]
+    return out
+
+  def layer(self, torch: Torch, tensors: Mapping[str, Any]) -> np.ndarray:
+    """One layer of our parameter from what torch calls it."""
+    if isinstance(torch, str):
+      return self.forth(np.asarray(tensors[torch]))
+    return self.forth(np.stack([np.asarray(tensors[t]) for t in torch]))
 
 
 def stacked(names: Sequence[Name], layers: Sequence[int]) -> list[Name]:
@@ -68,16 +107,11 @@ def stacked(names: Sequence[Name], layers: Sequence[int]) -> list[Name]:
   def number(torch: Torch, i: int) -> Torch:
     if isinstance(torch, str):
       return torch.format(i)
-    return tuple(number(t, i) for t in torch)
-
-  def pattern(layout: str) -> str:
-    return " -> ".join("layers " + side for side in layout.split(" -> "))
+    return tuple(t.format(i) for t in torch)
 
   return [
     dataclasses.replace(
-      name,
-      torch=tuple(number(name.torch, i) for i in layers),
-      layout=pattern(name.layout) if name.layout else SAME,
+      name, torch=tuple(number(name.torch, i) for i in layers), stacked=True
     )
     for name in names
   ]
@@ -93,32 +127,33 @@ def torch_shapes(
       a parameter; a torch tensor that is used twice.
   """
   flat = _flat(shapes)
-  ours = [name.ours for name in names]
-  torch = [t for name in names for t in _leaves(name.torch)]
+  ours = collections.Counter(name.ours for name in names)
+  torch = collections.Counter(t for name in names for t in _leaves(name))
   _refuse(
     {
-      "parameters without a name": flat.keys() - set(ours),
-      "names without a parameter": set(ours) - flat.keys(),
-      "parameters named twice": {n for n in ours if ours.count(n) > 1},
-      "tensors used twice": {t for t in torch if torch.count(t) > 1},
+      "parameters without a name": flat.keys() - ours.keys(),
+      "names without a parameter": ours.keys() - flat.keys(),
+      "parameters named twice": {n for n, count in ours.items() if count > 1},
+      "tensors used twice": {t for t, count in torch.items() if count > 1},
     }
   )
   result = {}
   for name in names:
-    struct = jax.ShapeDtypeStruct(flat[name.ours].shape, np.float32)
-    shape = jax.eval_shape(name.back, struct).shape
-    depth = _depth(name.torch)
-    result.update(dict.fromkeys(_leaves(name.torch), shape[depth:]))
+    shape = flat[name.ours].shape[name.stacked :]
+    layer = jax.ShapeDtypeStruct(shape, np.float32)
+    shape = jax.eval_shape(name.back, layer).shape
+    together = not isinstance(name.layers[0], str)
+    result.update(dict.fromkeys(_leaves(name), shape[together:]))
   return result
 
 
-def to_ours(
+def check(
   names: Sequence[Name],
-  tensors: Mapping[str, np.ndarray],
+  tensors: Mapping[str, Any],
   shapes: Params,
   ignore: Collection[str] = (),
-) -> Params:
-  """Our parameters from a torch state dict, as numpy in `shapes`' dtypes.
+):
+  """Refuses a torch state dict that is not the model's.
 
   Tensors named in `ignore` (buffers that we compute, tied copies) may be
   there or not.
@@ -139,19 +174,106 @@ def to_ours(
     }
   )
 
-  def gather(torch: Torch) -> np.ndarray:
-    if isinstance(torch, str):
-      return np.asarray(tensors[torch])
-    return np.stack([gather(t) for t in torch])
 
+def to_ours(
+  names: Sequence[Name],
+  tensors: Mapping[str, Any],
+  shapes: Params,
+  ignore: Collection[str] = (),
+) -> Params:
+  """Our parameters from a torch state dict, as numpy in `shapes`' dtypes.
+
+  Raises:
+    NameTableError: as `check`.
+  """
+  check(names, tensors, shapes, ignore)
+  return map_names(
+    names,
+    shapes,
+    lambda name, struct: np.ascontiguousarray(
+      name.read(tensors, (), struct.dtype)
+    ),
+  )
+
+
+def to_mesh(
+  names: Sequence[Name],
+  tensors: Mapping[str, Any],
+  shapes: Params,
+  shardings: Params,
+  ignore: Collection[str] = (),
+) -> Params:
+  """`to_ours` as arrays on a mesh; a device's part is read for it alone."""
+  check(names, tensors, shapes, ignore)
+  places = _flat(shardings)
+  return map_names(
+    names,
+    shapes,
+    lambda name, struct: jax.make_array_from_callback(
+      struct.shape,
+      places[name.ours],
+      lambda at: name.read(tensors, at, struct.dtype),
+    ),
+  )
+
+
+def map_names(
+  names: Sequence[Name], shapes: Params, f: Callable[[Name, Any], Any]
+) -> Params:
+  """The tree of `f(name, shape)` of every parameter."""
   by_path = {name.ours: name for name in names}
   return traverse_util.path_aware_map(
-    lambda path, struct: np.ascontiguousarray(
-      (name := by_path[_dotted(path)]).forth(gather(name.torch)),
-      dtype=struct.dtype,
-    ),
-    shapes,
+    lambda path, struct: f(by_path[_dotted(path)], struct), shapes
   )
+
+
+def stored_dtypes(
+  names: Sequence[Name], tensors: Mapping[str, Any], shapes: Params
+) -> Params:
+  """`shapes` with the dtypes in which the tensors are stored."""
+  return map_names(
+    names,
+    shapes,
+    lambda name, struct: jax.ShapeDtypeStruct(
+      struct.shape, np.result_type(*{tensors[t].dtype for t in _leaves(name)})
+    ),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+  """A tensor that is made when numpy asks for it."""
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  make: Callable[[], np.ndarray]
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    return np.ascontiguousarray(self.make(), dtype)
+
+
+def torch_tensors(names: Sequence[Name], params: Params) -> dict[str, Made]:
+  """The torch state dict of our parameters, with their dtypes.
+
+  A tensor is read from `params`, arrays or whatever gives one when indexed,
+  when it is asked for.
+
+  Raises:
+    NameTableError: as `torch_shapes`.
+  """
+  shapes, flat, result = torch_shapes(names, params), _flat(params), {}
+  for name in names:
+    x = flat[name.ours]
+    for i, torch in enumerate(name.layers):
+      at = i if name.stacked else ...
+      layer = lambda name=name, x=x, at=at: name.back(np.asarray(x[at]))
+      if isinstance(torch, str):
+        result[torch] = Made(shapes[torch], x.dtype, layer)
+        continue
+      for j, t in enumerate(torch):
+        part = lambda layer=layer, j=j: layer()[j]
+        result[t] = Made(shapes[t], x.dtype, part)
+  return result
 
 
 def to_torch(names: Sequence[Name], params: Params) -> dict[str, np.ndarray]:
@@ -160,20 +282,7 @@ def to_torch(names: Sequence[Name], params: Params) -> dict[str, np.ndarray]:
   Raises:
     NameTableError: as `torch_shapes`.
   """
-  torch_shapes(names, params)
-  flat = _flat(params)
-  result = {}
-
-  def scatter(torch: Torch, x: np.ndarray):
-    if isinstance(torch, str):
-      result[torch] = np.ascontiguousarray(x)
-    else:
-      for t, part in zip(torch, x, strict=True):
-        scatter(t, part)
-
-  for name in names:
-    scatter(name.torch, name.back(np.asarray(flat[name.ours])))
-  return result
+  return {t: np.asarray(x) for t, x in torch_tensors(names, params).items()}
 
 
 def _flat(tree: Params) -> dict[str, Any]:
@@ -185,16 +294,9 @@ def _dotted(path: tuple) -> str:
   return ".".join(map(str, path))
 
 
-def _leaves(torch: Torch) -> Iterator[str]:
-  if isinstance(torch, str):
-    yield torch
-  else:
-    for t in torch:
-      yield from _leaves(t)
-
-
-def _depth(torch: Torch) -> int:
-  return 0 if isinstance(torch, str) else 1 + _depth(torch[0])
+def _leaves(name: Name) -> Iterator[str]:
+  for torch in name.layers:
+    yield from (torch,) if isinstance(torch, str) else torch
 
 
 def _refuse(problems: Mapping[str, Collection[str]]):

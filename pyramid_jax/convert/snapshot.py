@@ -1,97 +1,73 @@
 """Folders of tensors in the Hugging Face layout, read lazily, written whole.
 
-A component of a snapshot is a folder with `config.json` and either one
-`model.safetensors` or shards that `model.safetensors.index.json` lists.
+A component of a snapshot is a folder with `config.json` and its tensors: in one
+file, or in shards that an index lists; safetensors, or what torch.save wrote.
 """
 
-import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import ml_dtypes  # noqa: F401  registers bfloat16, before safetensors reads it
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from pyramid_jax.config import UserError
+from pyramid_jax.convert.torch_pickle import open_pickle
+from pyramid_jax.tensors import Stored, create_file, open_file
 
 Path = str | os.PathLike
 
 SHARD_BYTES = 5 * 2**30
+# what transformers and diffusers call the files
+NAMES = ("model", "diffusion_pytorch_model")
+PICKLED = (".bin", ".pth", ".pt")
 
 
 class SnapshotError(UserError):
   """A folder that cannot be read or written; the message names the remedy."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Stored:
-  """A tensor on disk; becomes a numpy array when numpy asks for one."""
+def open_tensors(folder: Path) -> dict[str, Stored]:
+  """The tensors of a component folder by name; read when they are used.
 
-  path: pathlib.Path
-  name: str
-  shape: tuple[int, ...]
-
-  def __array__(self, dtype=None, copy=None) -> np.ndarray:
-    with safetensors.safe_open(self.path, framework="numpy") as file:
-      x = file.get_tensor(self.name)
-    return x if dtype is None else x.astype(dtype)
-
-
-class Tensors(Mapping[str, Stored]):
-  """The tensors of a component folder by name."""
-
-  def __init__(self, folder: Path):
-    self.folder = pathlib.Path(folder)
-    self._tensors = {}
-    for path in _files(self.folder):
-      try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-          for name in file.keys():  # noqa: SIM118  not a mapping
-            shape = tuple(file.get_slice(name).get_shape())
-            self._tensors[name] = Stored(path, name, shape)
-      except safetensors.SafetensorError as error:
-        raise SnapshotError(
-          f"{path} is not a whole safetensors file ({error}); fetch it again."
-        ) from error
-
-  def __getitem__(self, name: str) -> Stored:
-    return self._tensors[name]
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self._tensors)
-
-  def __len__(self) -> int:
-    return len(self._tensors)
+  Raises:
+    SnapshotError: there are none, or a shard is missing.
+    TensorFileError: a file is not whole, or a pickle does more than data.
+  """
+  result = {}
+  for path in _files(pathlib.Path(folder)):
+    pickled = path.suffix in PICKLED
+    result |= open_pickle(path) if pickled else open_file(path)
+  return result
 
 
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The safetensors files of a component folder."""
-  single = folder / "model.safetensors"
-  if single.is_file():
-    return [single]
-  indices = sorted(folder.glob("*.safetensors.index*.json"))
-  if indices:
-    shards = set(read_json(indices[0])["weight_map"].values())
-    paths = [folder / shard for shard in sorted(shards)]
-    for path in paths:
-      if not path.is_file():
-        raise SnapshotError(
-          f"{indices[0]} lists {path.name}, which is not there; fetch it."
-        )
-    return paths
-  found = sorted(folder.glob("*.safetensors"))
-  if len(found) == 1:
-    return found
+  """The files of a component folder that hold its tensors."""
+  if folder.is_file():
+    return [folder]
+  for kind in ("safetensors", *(suffix[1:] for suffix in PICKLED)):
+    found = sorted(folder.glob(f"*.{kind}"))
+    if len(found) == 1:
+      return found
+    for name in NAMES:
+      if (folder / f"{name}.{kind}").is_file():
+        return [folder / f"{name}.{kind}"]
+    indices = sorted(folder.glob(f"*.{kind}.index*.json"))
+    if indices:
+      shards = sorted(set(read_json(indices[0])["weight_map"].values()))
+      for shard in shards:
+        if not (folder / shard).is_file():
+          raise SnapshotError(
+            f"{indices[0]} lists {shard}, which is not there; fetch it."
+          )
+      return [folder / shard for shard in shards]
   there = ", ".join(p.name for p in sorted(folder.glob("*"))) or "nothing"
   raise SnapshotError(
-    f"{folder} needs model.safetensors, or model.safetensors.index.json with "
-    f"its shards; there is {there}. Weights in another format must be saved "
-    "as safetensors first."
+    f"{folder} needs {NAMES[0]}.safetensors or {NAMES[1]}.safetensors, or "
+    f"shards that an .index.json lists; there is {there}."
   )
 
 
@@ -123,38 +99,43 @@ def write_json(path: Path, values: Mapping[str, Any]):
 def write_component(
   folder: Path,
   config: Mapping[str, Any],
-  tensors: Mapping[str, np.ndarray],
+  tensors: Mapping[str, Any],
+  name: str = NAMES[0],
   shard_bytes: int = SHARD_BYTES,
 ):
-  """Writes config.json and the tensors, in shards if they exceed one."""
+  """Writes config.json and the tensors, in shards if they exceed one.
+
+  A tensor is made when its turn comes, one at a time.
+  """
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True)
   write_json(folder / "config.json", config)
-  shards, size = [{}], 0
-  for name, x in tensors.items():
-    if shards[-1] and size + x.nbytes > shard_bytes:
+  shards, size, total = [{}], 0, 0
+  for key, x in tensors.items():
+    bytes_ = math.prod(x.shape) * np.dtype(x.dtype).itemsize
+    if shards[-1] and size + bytes_ > shard_bytes:
       shards.append({})
       size = 0
-    shards[-1][name] = x
-    size += x.nbytes
+    shards[-1][key] = x
+    size, total = size + bytes_, total + bytes_
   if len(shards) == 1:
-    _save(folder / "model.safetensors", shards[0])
+    _save(folder / f"{name}.safetensors", shards[0])
     return
   where = {}
   for i, shard in enumerate(shards, 1):
-    file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+    file = f"{name}-{i:05d}-of-{len(shards):05d}.safetensors"
     _save(folder / file, shard)
     where |= dict.fromkeys(shard, file)
-  total = sum(x.nbytes for x in tensors.values())
   write_json(
-    folder / "model.safetensors.index.json",
+    folder / f"{name}.safetensors.index.json",
     {"metadata": {"total_size": total}, "weight_map": where},
   )
 
 
-def _save(path: pathlib.Path, tensors: Mapping[str, np.ndarray]):
-  # "format" is what loaders of this layout ask for first.
-  safetensors.numpy.save_file(dict(tensors), path, metadata={"format": "pt"})
+def _save(path: pathlib.Path, tensors: Mapping[str, Any]):
+  with create_file(path, tensors) as writer:
+    for name, x in tensors.items():
+      writer.write(name, np.asarray(x))
 
 
 def write_beside(folder: Path, write: Callable[[pathlib.Path], None]):

@@ -8,12 +8,9 @@ read; the longer, released, names are written.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from pyramid_jax.config import CLIPConfig, ConfigError, T5Config
 from pyramid_jax.convert import names as table
 from pyramid_jax.convert.names import LINEAR, Name
-from pyramid_jax.models.pure import Params
 
 T5_KEYS = {
   "vocabulary": "vocab_size",
@@ -42,7 +39,7 @@ CLIP_KEYS = {
 OPTIONAL = ("relative_attention_max_distance", "eos_token_id")
 GATED = "gated-gelu"
 
-Tensors = Mapping[str, np.ndarray]
+Tensors = Mapping[str, Any]
 
 
 def t5_config(values: Mapping[str, Any], dtype: str = "float32") -> T5Config:
@@ -174,44 +171,29 @@ def _norm(ours: str, torch: str) -> list[Name]:
   ]
 
 
-def t5_from_torch(config: T5Config, tensors: Tensors, shapes: Params) -> Params:
-  """Our parameters from a torch state dict.
-
-  Raises:
-    NameTableError: tensors that are missing, unknown or misshaped.
-  """
+def t5_tensors(config: T5Config, tensors: Tensors) -> Tensors:
+  """A T5's tensors under their released names, without tied copies."""
+  del config
   copy = "encoder.embed_tokens.weight"  # tied to the shared embedding
-  if copy in tensors and "shared.weight" not in tensors:
-    tensors = {**tensors, "shared.weight": tensors[copy]}
-  return table.to_ours(t5_names(config), tensors, shapes, ignore=[copy])
+  result = dict(tensors)
+  if copy in result:
+    result.setdefault("shared.weight", result[copy])
+    del result[copy]
+  return result
 
 
-def clip_from_torch(
-  config: CLIPConfig, tensors: Tensors, shapes: Params
-) -> Params:
-  """Our parameters from a torch state dict.
+def clip_tensors(config: CLIPConfig, tensors: Tensors) -> Tensors:
+  """A CLIP's tensors under their released names.
 
-  A projection that the config does without is left out.
-
-  Raises:
-    NameTableError: tensors that are missing, unknown or misshaped.
+  A projection that the config does without is left out, and so are the numbers
+  of the positions.
   """
-  ignore = ["text_model.embeddings.position_ids"]
-  if not config.projection:
-    ignore.append("text_projection.weight")
   prefixes = ("text_model.", "text_projection.")
-  tensors = {
+  result = {
     name if name.startswith(prefixes) else f"text_model.{name}": x
     for name, x in tensors.items()
   }
-  return table.to_ours(clip_names(config), tensors, shapes, ignore=ignore)
-
-
-def t5_to_torch(config: T5Config, params: Params) -> dict[str, np.ndarray]:
-  """The torch state dict of our parameters."""
-  return table.to_torch(t5_names(config), params)
-
-
-def clip_to_torch(config: CLIPConfig, params: Params) -> dict[str, np.ndarray]:
-  """The torch state dict of our parameters."""
-  return table.to_torch(clip_names(config), params)
+  result.pop("text_model.embeddings.position_ids", None)
+  if not config.projection:
+    result.pop("text_projection.weight", None)
+  return result

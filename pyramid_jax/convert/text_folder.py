@@ -7,6 +7,7 @@ tokenizer. Every size comes from the `config.json` of the component.
 Legend: B prompts, M T5 tokens, E T5 width, P pooled width.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -14,7 +15,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh
@@ -22,7 +22,8 @@ from jax.sharding import Mesh
 from pyramid_jax import config as settings
 from pyramid_jax import sharding
 from pyramid_jax.config import ConfigError, TextConfig
-from pyramid_jax.convert import names, snapshot, text
+from pyramid_jax.convert import component, snapshot
+from pyramid_jax.convert.models import CLIP_ENCODER, T5_ENCODER, Model
 from pyramid_jax.convert.snapshot import SnapshotError
 from pyramid_jax.data.tokenize import CLIPTokenizer, T5Tokenizer
 from pyramid_jax.models.pure import Params, Pure, pure
@@ -151,7 +152,7 @@ def load_text_encoder(
   """Reads encoders and tokenizers; parameters are kept in `dtype`.
 
   With a mesh, of this process's devices, parameters and batches are split
-  over it.
+  over it. The weights may be the released ones or converted.
 
   Raises:
     ConfigError: an unknown kind, or a config.json we cannot build.
@@ -168,24 +169,18 @@ def load_text_encoder(
   configs, params, tokenizers = {}, {}, {}
   for part, number in PARTS[kind].items():
     here = folder / f"text_encoder{number}"
-    build = text.t5_config if part == "t5" else text.clip_config
-    configs[part] = build(snapshot.read_json(here / "config.json"), dtype)
+    values = snapshot.read_json(here / "config.json")
+    config = model_of(part).read_config(values)
+    configs[part] = dataclasses.replace(config, dtype=dtype)
   clips = [c for part, c in configs.items() if part != "t5"]
   combined = combine(kind, configs["t5"], clips)
-  shapes = jax.tree.map(
-    lambda s: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype)),
-    _model(combined).shapes,
-  )
   for (part, number), config in zip(
     PARTS[kind].items(), (*combined.clips, combined.t5), strict=True
   ):
-    here = folder / f"text_encoder{number}"
     tokens = folder / f"tokenizer{number}"
-    read = text.t5_from_torch if part == "t5" else text.clip_from_torch
-    try:
-      params[part] = read(config, snapshot.Tensors(here), shapes[part])
-    except names.NameTableError as error:
-      raise names.NameTableError(f"{here}: {error}") from error
+    params[part] = component.load_params(
+      model_of(part), config, folder / f"text_encoder{number}", mesh, dtype
+    )
     tokenizers[part] = (
       T5Tokenizer(tokens, max_tokens)
       if part == "t5"
@@ -193,8 +188,8 @@ def load_text_encoder(
     )
     if tokenizers[part].vocabulary > config.vocabulary:
       raise SnapshotError(
-        f"{tokens} gives {tokenizers[part].vocabulary} ids, {here} has "
-        f"{config.vocabulary}; they are not of one model."
+        f"{tokens} gives {tokenizers[part].vocabulary} ids, text_encoder"
+        f"{number} has {config.vocabulary}; they are not of one model."
       )
   return TextEncoder(combined, params, tokenizers, batch=batch, mesh=mesh)
 
@@ -221,16 +216,12 @@ def write_text_encoder(
     for (part, number), config in zip(
       parts.items(), (*configs.clips, configs.t5), strict=True
     ):
-      to_json, to_torch = (
-        (text.t5_json, text.t5_to_torch)
-        if part == "t5"
-        else (text.clip_json, text.clip_to_torch)
-      )
+      model = model_of(part)
       snapshot.write_component(
         folder / f"text_encoder{number}",
-        to_json(config),
-        to_torch(config, params[part]),
-        shard_bytes,
+        model.write_config(config),
+        model.to_torch(config, params[part]),
+        shard_bytes=shard_bytes,
       )
       tokens = folder / f"tokenizer{number}"
       tokens.mkdir()
@@ -238,6 +229,11 @@ def write_text_encoder(
         (tokens / file).write_bytes(content)
 
   snapshot.write_beside(folder, write)
+
+
+def model_of(part: str) -> Model:
+  """How the weights of a part are read and written."""
+  return T5_ENCODER if part == "t5" else CLIP_ENCODER
 
 
 @functools.cache

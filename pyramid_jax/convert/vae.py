@@ -45,6 +45,40 @@ def config_from_torch(values: Mapping[str, Any]) -> VAEConfig:
   )
 
 
+def config_to_torch(config: VAEConfig) -> dict[str, Any]:
+  """The config.json that the released code reads."""
+  n, z = len(config.channels), config.latent_channels
+  # halved on the way down from a level, doubled on the way up to it
+  up = lambda down: [*down[-2::-1], False]
+  return {
+    "_class_name": "CausalVideoVAE",
+    "encoder_in_channels": 3,
+    "encoder_out_channels": z,
+    "encoder_layers_per_block": [config.encoder_blocks] * n,
+    "encoder_down_block_types": ["DownEncoderBlockCausal3D"] * n,
+    "encoder_block_out_channels": list(config.channels),
+    "encoder_spatial_down_sample": list(config.down_space),
+    "encoder_temporal_down_sample": list(config.down_time),
+    "encoder_block_dropout": [0.0] * n,
+    "encoder_act_fn": "silu",
+    "encoder_norm_num_groups": config.groups,
+    "encoder_double_z": True,
+    "decoder_in_channels": z,
+    "decoder_out_channels": 3,
+    "decoder_layers_per_block": [config.decoder_blocks] * n,
+    "decoder_up_block_types": ["UpDecoderBlockCausal3D"] * n,
+    "decoder_block_out_channels": list(config.channels),
+    "decoder_spatial_up_sample": up(config.down_space),
+    "decoder_temporal_up_sample": up(config.down_time),
+    "decoder_block_dropout": [0.0] * n,
+    "decoder_act_fn": "silu",
+    "decoder_norm_num_groups": config.groups,
+    "add_post_quant_conv": True,
+    "interpolate": False,
+    "downsample_scale": 2 ** sum(config.down_space),
+  }
+
+
 def names(config: VAEConfig) -> list[Name]:
   """The name table of a `models.vae.VAE`."""
   return [

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyramid_jax.config import FlowConfig, MMDiTConfig
+from pyramid_jax.config import DiTConfig, FlowConfig
 from pyramid_jax.data.draws import Choice, segment_clips
 from pyramid_jax.data.latents import Example, NullPrompt, Statistics
 from pyramid_jax.flow import history, resample
@@ -32,9 +32,9 @@ class TokenSpec:
   table_size: int | None = None  # of the position table; None: grid from 0
 
   @classmethod
-  def of(cls, flow: FlowConfig, model: MMDiTConfig) -> "TokenSpec":
-    """The spec of an SD3-type model."""
-    return cls(flow, model.patch, model.history_positions, model.table_size)
+  def of(cls, flow: FlowConfig, model: DiTConfig) -> "TokenSpec":
+    """What a model takes."""
+    return cls(flow, model.patch, model.history_positions, model.grid)
 
 
 class Segment(NamedTuple):

@@ -1,6 +1,6 @@
 """The pyramid of the settings; which sizes and lengths it can divide."""
 
-from pyramid_jax.config import ConfigError, FlowConfig, MMDiTConfig, VAEConfig
+from pyramid_jax.config import ConfigError, DiTConfig, FlowConfig, VAEConfig
 from pyramid_jax.flow.schedule import Schedule, make_schedule
 
 
@@ -17,7 +17,7 @@ def schedule_of(flow: FlowConfig) -> Schedule:
 
 
 def check_size(
-  height: int, width: int, flow: FlowConfig, model: MMDiTConfig, vae: VAEConfig
+  height: int, width: int, flow: FlowConfig, model: DiTConfig, vae: VAEConfig
 ):
   """Refuses a size in pixels that has no whole patches at the lowest stage.
 
@@ -34,8 +34,8 @@ def check_size(
         f"{name} {size} is not a multiple of {side} (2^({flow.stages}-1) x "
         f"patch {model.patch} x VAE {space}); nearest: {near}."
       )
-    limit = model.table_size * model.patch * space
-    if size > limit:
+    limit = (model.grid or 0) * model.patch * space
+    if limit and size > limit:
       raise ConfigError(
         f"{name} {size} is more than the position table covers: {limit}; "
         "choose a smaller size or a larger config.model.table_size."

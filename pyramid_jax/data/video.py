@@ -31,6 +31,10 @@ from pyramid_jax.data.damage import BadVideo
 from pyramid_jax.data.files import IMAGE_ENDINGS
 
 STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+# titles that are no UTF-8 are no reason to refuse a file; from 19 on PyAV
+# reads such text by itself
+READS_IT = int(av.__version__.split(".")[0]) >= 19
+FOREIGN_TEXT = {} if READS_IT else {"metadata_errors": "ignore"}
 # FFmpeg's own decoders of these notice next to no damage, libvpx does
 DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # bicubic, widened when shrinking (no aliasing); chroma at full resolution
@@ -274,7 +278,7 @@ def _is_shown(stream, packet) -> bool:
 @contextlib.contextmanager
 def _open(path) -> Iterator[tuple]:
   """A container and its video stream, all error checks on."""
-  with av.open(str(path), metadata_errors="ignore", options=STRICT) as file:
+  with av.open(str(path), options=STRICT, **FOREIGN_TEXT) as file:
     streams = [
       s
       for s in file.streams.video

@@ -8,7 +8,6 @@ pixels.
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,15 +24,14 @@ from pyramid_jax.config import (
   ConfigError,
   GenerateConfig,
   MeshConfig,
-  MMDiTConfig,
 )
 from pyramid_jax.convert.text_folder import TextEncoder, load_text_encoder
 from pyramid_jax.data.sizes import check_frames, check_size, schedule_of
 from pyramid_jax.flow.plan import Plan
 from pyramid_jax.flow.sampler import generate_units
 from pyramid_jax.generate.trained_vae import TrainedVAE
-from pyramid_jax.models.mmdit import MMDiT
-from pyramid_jax.models.pure import Params, Pure, pure
+from pyramid_jax.models.dit import make_dit
+from pyramid_jax.models.pure import Params
 
 
 class Pipeline:
@@ -55,7 +53,7 @@ class Pipeline:
   ):
     self.config, self.vae, self.text, self.mesh = config, vae, text, mesh
     self.schedule = schedule_of(config.flow)
-    model = make_model(config.model)
+    model = make_dit(config.model)
     # one function object, so that a second call finds the compiled program
     self.velocity = Partial(
       lambda params, x, rows, timestep: model.apply(params, x, rows, timestep),
@@ -86,15 +84,14 @@ class Pipeline:
         those that the model was trained with.
     """
     mesh = mesh or sharding.make_mesh(MeshConfig())
-    checkpoints, config, meta = checkpoint.open_trained(workdir, "dit")
-    model = make_model(config.model)
-    target = checkpoint.placed(
-      model.shapes, sharding.tree_shardings(mesh, model.shapes, model.axes)
+    trained = checkpoint.load_trained(
+      workdir, "dit", lambda config: make_dit(config.model), mesh, weights
     )
-    params = checkpoints.restore({weights: target})[weights]
-    checkpoints.close()
-    data = meta["latents"]
-    places = {"vae": vae or data["vae_path"], "text": text or data["text_path"]}
+    data, here = trained.meta["latents"], pathlib.Path(workdir)
+    places = {
+      "vae": vae or here / data["vae_path"],
+      "text": text or here / data["text_path"],
+    }
     for name, path in places.items():
       if not pathlib.Path(path).is_dir():
         raise CheckpointError(
@@ -110,13 +107,13 @@ class Pipeline:
     )
     for name, part in (("vae", trained_vae), ("text", encoder)):
       wanted, found = data[f"{name}_fingerprint"], part.fingerprint
-      if wanted != found:
+      if wanted and wanted != found:  # released weights name none
         raise CheckpointError(
           f"{workdir} was trained with another {name} than {places[name]} "
           f"(fingerprint {wanted[:12]}, found {found[:12]}); name the right "
           f"one with --{name}."
         )
-    return cls(config, params, trained_vae, encoder, mesh)
+    return cls(trained.config, trained.params, trained_vae, encoder, mesh)
 
   def __call__(self, prompts: Sequence[str], **options) -> np.ndarray:
     """All frames uint8 [B, T, H, W, 3]; options as `stream`."""
@@ -216,7 +213,7 @@ class Pipeline:
       patch=model.patch,
       upsample=flow.upsample,
       positions=model.history_positions,
-      table_size=model.table_size,
+      table_size=model.grid,
       full_sequence=flow.history == "none",
     )
 
@@ -237,9 +234,3 @@ class Pipeline:
       segment[i, : len(features)] = 1
     pooled = np.stack([p for _, p in encoded])[:, None]
     return {"text": text, "text_segment": segment, "pooled": pooled}
-
-
-@functools.cache
-def make_model(config: MMDiTConfig) -> Pure:
-  """The diffusion transformer as pure functions."""
-  return pure(lambda rngs: MMDiT(config, rngs=rngs))

@@ -78,21 +78,27 @@ class TrainedVAE:
       CheckpointError: there is none, it is no VAE, or its training is not
         finished, so that its latents have no statistics yet.
     """
-    checkpoints, config, meta = checkpoint.open_trained(workdir, "vae")
-    if "statistics" not in meta:
-      raise checkpoint.CheckpointError(
-        f"{workdir} was stopped at step {checkpoints.latest} of "
-        f"{config.train.steps}; the statistics of its latents are computed at "
-        "the end. Run the same pyramid-train again; it continues."
-      )
-    model = make_model(config.vae)
-    places = sharding.tree_shardings(mesh, model.shapes, model.axes)
-    target = checkpoint.placed(model.shapes, places)
-    params = checkpoints.restore({"ema": target})["ema"]
-    checkpoints.close()
-    statistics = Statistics(**meta["statistics"])
+
+    def require(meta):
+      if "statistics" not in meta:
+        raise checkpoint.CheckpointError(
+          f"{workdir} was stopped at step {meta['step']} of {meta['steps']}; "
+          "the statistics of its latents are computed at the end. Run the same "
+          "pyramid-train again; it continues."
+        )
+
+    trained = checkpoint.load_trained(
+      workdir,
+      "vae",
+      lambda config: make_model(config.vae),
+      mesh,
+      require=require,
+    )
+    statistics = Statistics(**trained.meta["statistics"])
     path = str(pathlib.Path(workdir).absolute())
-    return cls(config.vae, params, statistics, mesh=mesh, path=path)
+    return cls(
+      trained.config.vae, trained.params, statistics, mesh=mesh, path=path
+    )
 
   def encode(
     self,

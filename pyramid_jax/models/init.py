@@ -37,6 +37,16 @@ def xavier_uniform(
   return np.float32(bound) * (2 * rng.random(shape, np.float32) - 1)
 
 
+def flattened(init: Init, split: int) -> Init:
+  """`init` of a dense kernel whose inputs are the first `split` dimensions."""
+
+  def draw(rng, shape):
+    size = math.prod(shape[:split]), math.prod(shape[split:])
+    return init(rng, size).reshape(shape)
+
+  return draw
+
+
 def fan_in_normal(
   rng: np.random.Generator, shape: tuple[int, ...]
 ) -> np.ndarray:

@@ -13,16 +13,10 @@ from pyramid_jax.data import latents, pipeline
 from pyramid_jax.data.packing import Planner
 from pyramid_jax.data.rows import TokenSpec
 from pyramid_jax.data.sizes import schedule_of
-from pyramid_jax.models.mmdit import MMDiT
-from pyramid_jax.models.pure import Pure, pure
+from pyramid_jax.models.dit import make_dit
 from pyramid_jax.train import dit
 from pyramid_jax.train.loop import Task
 from pyramid_jax.train.optimizer import make_optimizer
-
-
-def make_model(config: Config) -> Pure:
-  """The config's diffusion transformer."""
-  return pure(lambda rngs: MMDiT(config.model, rngs=rngs))
 
 
 def make_task(
@@ -54,7 +48,7 @@ def make_task(
   def batches(step: int) -> Iterator[dict[str, np.ndarray]]:
     return pipeline.batches(stores, planner, spec, step * data.rows, mine)
 
-  model = make_model(config)
+  model = make_dit(config.model)
   tx = make_optimizer(config.optimizer, model.axes, (train.steps, 1.0))
   settings = dit.Settings(
     config.flow.max_corruption, train.microbatches, config.optimizer.ema
@@ -94,9 +88,9 @@ def _require_fit(config: Config, stores: Sequence[latents.LatentStore]):
   for store in stores:
     lengths = store.lengths
     side = max(lengths.height.max(), lengths.width.max()) // model.patch
-    if side > model.table_size:
+    if model.grid is not None and side > model.grid:
       raise ConfigError(
-        f"config.model.table_size is {model.table_size}, but clips of "
+        f"config.model.table_size is {model.grid}, but clips of "
         f"{store.path} are up to {side} patches a side. Set it to {side} at "
         "least, or encode smaller clips."
       )

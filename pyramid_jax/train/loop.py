@@ -15,7 +15,12 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 
 from pyramid_jax import sharding
-from pyramid_jax.checkpoint import Checkpoints, placed, require_same
+from pyramid_jax.checkpoint import (
+  Checkpoints,
+  load_trained,
+  placed,
+  require_same,
+)
 from pyramid_jax.config import Config, UserError
 from pyramid_jax.models.pure import Pure
 from pyramid_jax.train import state as state_lib
@@ -128,7 +133,8 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
       flush=True,
     )
   if checkpoints.latest is None:
-    return state_lib.create(task.model, task.tx, mesh, config.seed)
+    given = _given(config, mesh, task)
+    return state_lib.create(task.model, task.tx, mesh, config.seed, given)
   log.info("continuing from step %d.", checkpoints.latest)
   saved, _ = checkpoints.meta()
   require_same(saved, config, checkpoints.folder)
@@ -138,6 +144,21 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   )
   items = checkpoints.restore(_items(target))
   return TrainState(**items.pop("progress"), **items)
+
+
+def _given(config: Config, mesh, task: Task):
+  """The weights that `config.train.init` names, float32, or None."""
+  if not config.train.init:
+    return None
+
+  def make(saved: Config) -> Pure:
+    group = "model" if config.kind == "dit" else "vae"
+    require_same(saved, config, pathlib.Path(config.train.init), [group])
+    return task.model
+
+  given = load_trained(config.train.init, config.kind, make, mesh).params
+  log.info("starting from the weights of %s.", config.train.init)
+  return jax.tree.map(lambda x: x.astype(np.float32), given)
 
 
 COUNTERS = ("step", "skipped", "last_skipped")

@@ -68,11 +68,18 @@ def _names(path: tuple) -> tuple[str, ...]:
 
 
 def create(
-  model: Pure, tx: optax.GradientTransformation, mesh: Mesh, seed: int
+  model: Pure,
+  tx: optax.GradientTransformation,
+  mesh: Mesh,
+  seed: int,
+  params: Params | None = None,
 ) -> TrainState:
-  """A fresh state that is born in its place, never whole on one device."""
+  """A fresh state that is born in its place, never whole on one device.
+
+  Its weights are `params` if they are given, else drawn.
+  """
   place = shardings(model, tx, mesh)
-  params = model.init(seed, place.params)
+  params = model.init(seed, place.params) if params is None else params
   opt = jax.jit(tx.init, out_shardings=place.opt)(params)
   count = lambda n: jax.device_put(np.int32(n), place.step)
   return TrainState(

@@ -7,6 +7,7 @@ import pytest
 
 from pyramid_jax.config import ConfigError, T5Config
 from pyramid_jax.convert import names, text
+from pyramid_jax.convert.models import CLIP_ENCODER, T5_ENCODER
 from pyramid_jax.models.clip import CLIPText
 from pyramid_jax.models.pure import pure
 from pyramid_jax.models.t5 import T5
@@ -18,18 +19,16 @@ CLIPS = ("clip_l", "clip_g")
 
 
 def clip(name="clip_l", **changes):
-  """Config, shapes and torch tensors of a reference CLIP."""
+  """Config and torch tensors of a reference CLIP."""
   config = text.clip_config(REFERENCE.config[name])
   config = dataclasses.replace(config, **changes)
-  shapes = pure(lambda rngs: CLIPText(config, rngs=rngs)).shapes
-  return config, shapes, REFERENCE.under(f"param/{name}/")
+  return config, REFERENCE.under(f"param/{name}/")
 
 
 def t5():
-  """Config, shapes and torch tensors of the reference T5."""
+  """Config and torch tensors of the reference T5."""
   config = text.t5_config(REFERENCE.config["t5"])
-  shapes = pure(lambda rngs: T5(config, rngs=rngs)).shapes
-  return config, shapes, REFERENCE.under("param/t5/")
+  return config, REFERENCE.under("param/t5/")
 
 
 def assert_same(actual, desired):
@@ -40,15 +39,15 @@ def assert_same(actual, desired):
 
 @pytest.mark.parametrize("name", CLIPS)
 def test_clip_round_trip_is_bit_equal(name):
-  config, shapes, tensors = clip(name)
-  params = text.clip_from_torch(config, tensors, shapes)
-  assert_same(text.clip_to_torch(config, params), tensors)
+  config, tensors = clip(name)
+  params = CLIP_ENCODER.from_torch(config, tensors)
+  assert_same(CLIP_ENCODER.to_torch(config, params), tensors)
 
 
 def test_t5_round_trip_is_bit_equal():
-  config, shapes, tensors = t5()
-  params = text.t5_from_torch(config, tensors, shapes)
-  assert_same(text.t5_to_torch(config, params), tensors)
+  config, tensors = t5()
+  params = T5_ENCODER.from_torch(config, tensors)
+  assert_same(T5_ENCODER.to_torch(config, params), tensors)
 
 
 @pytest.mark.parametrize(
@@ -69,29 +68,29 @@ def test_full_size_tables_name_every_parameter_once(
 
 
 def test_clip_names_may_lack_the_prefix():
-  config, shapes, tensors = clip()
+  config, tensors = clip()
   bare = {name.removeprefix("text_model."): x for name, x in tensors.items()}
   assert bare.keys() != tensors.keys()
   bare["embeddings.position_ids"] = np.arange(77)[None]  # a buffer
-  params = text.clip_from_torch(config, bare, shapes)
-  assert_same(text.clip_to_torch(config, params), tensors)
+  params = CLIP_ENCODER.from_torch(config, bare)
+  assert_same(CLIP_ENCODER.to_torch(config, params), tensors)
 
 
 def test_the_flux_type_leaves_the_projection_out():
-  config, shapes, tensors = clip(projection=0)
-  params = text.clip_from_torch(config, tensors, shapes)
+  config, tensors = clip(projection=0)
+  params = CLIP_ENCODER.from_torch(config, tensors)
   del tensors["text_projection.weight"]
-  assert_same(text.clip_to_torch(config, params), tensors)
+  assert_same(CLIP_ENCODER.to_torch(config, params), tensors)
 
 
 def test_t5_embedding_may_have_either_name_or_both():
-  config, shapes, tensors = t5()
+  config, tensors = t5()
   embedding = tensors["shared.weight"]
   both = {**tensors, "encoder.embed_tokens.weight": embedding}
   other = {k: v for k, v in both.items() if k != "shared.weight"}
   for variant in (both, other):
-    params = text.t5_from_torch(config, variant, shapes)
-    assert_same(text.t5_to_torch(config, params), tensors)
+    params = T5_ENCODER.from_torch(config, variant)
+    assert_same(T5_ENCODER.to_torch(config, params), tensors)
 
 
 def test_configs_round_trip():

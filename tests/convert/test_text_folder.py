@@ -20,6 +20,7 @@ from pyramid_jax.convert.text_folder import (
 from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
 from pyramid_jax.data.tokenize import TokenizerError
 from pyramid_jax.sharding import make_mesh
+from pyramid_jax.tensors import TensorFileError
 
 CAPTIONS = ["a small red circle moves left", "a large blue square moves up"]
 PROMPTS = ["a red square", "", "a large blue circle moves left", "blue", "up"]
@@ -155,7 +156,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, encoder):
 def _drop_tensor(folder):
   here = folder / "text_encoder"
   config = snapshot.read_json(here / "config.json")
-  tensors = {k: np.asarray(v) for k, v in snapshot.Tensors(here).items()}
+  tensors = {k: np.asarray(v) for k, v in snapshot.open_tensors(here).items()}
   del tensors["text_projection.weight"]
   shutil.rmtree(here)
   snapshot.write_component(here, config, tensors)
@@ -176,7 +177,7 @@ def _cut_file(folder):
 def _shrink_vocabulary(folder):
   here = folder / "text_encoder_3"
   config = snapshot.read_json(here / "config.json") | {"vocab_size": 100}
-  tensors = {k: np.asarray(v) for k, v in snapshot.Tensors(here).items()}
+  tensors = {k: np.asarray(v) for k, v in snapshot.open_tensors(here).items()}
   tensors["shared.weight"] = tensors["shared.weight"][:100]
   shutil.rmtree(here)
   snapshot.write_component(here, config, tensors)
@@ -206,7 +207,7 @@ DAMAGE = {
   ),
   "no tensor": (_drop_tensor, NameTableError, "text_projection.weight"),
   "no shard": (_drop_shard, SnapshotError, "model-00001-of-00002"),
-  "cut file": (_cut_file, SnapshotError, "text_encoder_2.*fetch it again"),
+  "cut file": (_cut_file, TensorFileError, "text_encoder_2.*fetch it again"),
   "ids": (_shrink_vocabulary, SnapshotError, "tokenizer_3 gives .* has 100"),
   "shape": (_change_width, NameTableError, r"wi_0.weight \(64, 32\)"),
 }

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from pyramid_jax.config import FlowConfig, MMDiTConfig
+from pyramid_jax.config import DiTConfig, FlowConfig
 from pyramid_jax.data import rows
 from pyramid_jax.data.draws import Choice, segment_clips
 from pyramid_jax.data.latents import NullPrompt
@@ -60,7 +60,7 @@ def test_bilinear_upsampling_reaches_the_coarse_values():
 
 
 def test_the_table_centres_the_positions():
-  spec = rows.TokenSpec.of(FlowConfig(), MMDiTConfig(table_size=32))
+  spec = rows.TokenSpec.of(FlowConfig(), DiTConfig(table_size=32))
   latent = random_store.example(5, sizes=((16, 16),))["latent"]
   plain = rows.segment(latent, 0, 2, random_store.NULL, SPEC)
   centred = rows.segment(latent, 0, 2, random_store.NULL, spec)

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from pyramid_jax.config import ConfigError, FlowConfig, MMDiTConfig, VAEConfig
+from pyramid_jax.config import ConfigError, DiTConfig, FlowConfig, VAEConfig
 from pyramid_jax.data.sizes import check_frames, check_size, schedule_of
 
-FLOW, MODEL, VAE = FlowConfig(), MMDiTConfig(), VAEConfig()
+FLOW, MODEL, VAE = FlowConfig(), DiTConfig(), VAEConfig()
 
 
 @pytest.mark.parametrize("size", [64, 384, 640, 768, 3072])

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from pyramid_jax.convert import mmdit as convert
+from pyramid_jax.convert.models import DIT
 from pyramid_jax.flow.plan import Plan, UnitNoise
 from pyramid_jax.flow.sampler import generate_units, sample_unit_loop
 from pyramid_jax.flow.schedule import make_schedule
-from pyramid_jax.models.mmdit import MMDiT
-from pyramid_jax.models.pure import pure
+from pyramid_jax.models.dit import make_dit
 from tests import reference
 from tests.flow.programs import program, quickly
 
@@ -23,9 +22,9 @@ SCHEDULE = make_schedule()
 def load(case):
   """The file, its model and parameters."""
   file = reference.load(case)
-  config = convert.config_from_torch(file.config["model"])
-  module = pure(lambda rngs: MMDiT(config, rngs=rngs))
-  params = convert.from_torch(config, file.under("param/"), module.shapes)
+  config = DIT.read_config(file.config["model"])
+  module = make_dit(config)
+  params = DIT.from_torch(config, file.under("param/"))
   return file, module, jax.device_put(params)
 
 
@@ -50,7 +49,7 @@ def read_text(file, guided):
 
 def read_plan(file, multiple):
   """The plan of the released pipeline's arguments."""
-  case = file.config["case"]
+  case, config = file.config["case"], DIT.read_config(file.config["model"])
   arguments, image = case["kwargs"], case["mode"] == "i2v"
   _, channels, _, height, width = file["in/init_latents"].shape
   steps = tuple(arguments["num_inference_steps"])
@@ -67,7 +66,8 @@ def read_plan(file, multiple):
     guidance=arguments["guidance_scale"],
     later_guidance=arguments["video_guidance_scale"],
     frames_per_unit=case.get("pipe", {}).get("frame_per_unit", 1),
-    table_size=file.config["model"]["pos_embed_max_size"],
+    patch=config.patch,
+    table_size=config.grid,
     multiple=multiple,
   )
 
@@ -121,7 +121,9 @@ def velocities(case="sampler_mmdit_t2v"):
   """The model of a file and of all files like it: programs are shared."""
   model = lambda name: load(name)[0].config["model"]
   like = (
-    n for n in reference.names("sampler_mmdit") if model(n) == model(case)
+    n
+    for n in reference.names("sampler_mmdit", "sampler_flux")
+    if model(n) == model(case)
   )
   return _velocities(next(like))
 

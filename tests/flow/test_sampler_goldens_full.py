@@ -9,7 +9,9 @@ from tests.reference import names
 DEFAULT = {"sampler_mmdit_t2v", "sampler_mmdit_i2v"}  # in every run
 
 
-@pytest.mark.parametrize("name", sorted({*names("sampler_mmdit")} - DEFAULT))
+@pytest.mark.parametrize(
+  "name", sorted({*names("sampler_mmdit", "sampler_flux")} - DEFAULT)
+)
 def test_program_gives_the_latents_of_the_released_code(name):
   apply, _ = goldens.velocities(name)
   params = goldens.load(name)[2]

@@ -12,17 +12,22 @@ def _place(size: int, full: int) -> np.ndarray:
   return (np.arange(size) + 0.5) * (full / size) - 0.5
 
 
+def patch(config) -> int:
+  """Pixels a side of a token; the flux-type counts them as channels."""
+  return 2 if "num_single_layers" in config else config["patch_size"]
+
+
 def _clip_tokens(clip_CTHW, target_CTHW, frame, config):
-  """Patches, frames and table places of one clip."""
-  p, table = config["patch_size"], config["pos_embed_max_size"]
+  """Patches, frames and places of one clip."""
+  flux = "num_single_layers" in config
+  p = patch(config)
   _, T, H, W = clip_CTHW.shape
   h, w = H // p, W // p
   full = [n // p for n in target_CTHW.shape[2:]]
-  if not config["interp_condition_pos"]:
+  if not (config["interp_condition_pos"] or flux):
     full = [h, w]
-  y, x = (
-    (table - f) // 2 + _place(n, f) for n, f in zip((h, w), full, strict=True)
-  )
+  first = lambda f: 0 if flux else (config["pos_embed_max_size"] - f) // 2
+  y, x = (first(f) + _place(n, f) for n, f in zip((h, w), full, strict=True))
   yx = np.broadcast_to(
     np.stack(np.meshgrid(y, x, indexing="ij"), -1), (T, h, w, 2)
   )

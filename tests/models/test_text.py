@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from pyramid_jax.config import ConfigError, T5Config
-from pyramid_jax.convert import text as convert
+from pyramid_jax.convert.models import CLIP_ENCODER, T5_ENCODER
 from pyramid_jax.models.pure import pure
 from pyramid_jax.models.text import (
   CLIP_G,
@@ -30,19 +30,15 @@ def test_combination_is_the_references(kind, file):
   sizes = ref.config
   configs = combine(
     kind,
-    convert.t5_config(sizes["t5"]),
-    [convert.clip_config(sizes[name]) for name in NAMES[kind]],
+    T5_ENCODER.read_config(sizes["t5"]),
+    [CLIP_ENCODER.read_config(sizes[name]) for name in NAMES[kind]],
   )
   model = pure(lambda rngs: TextModel(configs, rngs=rngs))
   params = {
-    name: convert.clip_from_torch(
-      config, ref.under(f"param/{name}/"), model.shapes[name]
-    )
+    name: CLIP_ENCODER.from_torch(config, ref.under(f"param/{name}/"))
     for name, config in zip(NAMES[kind], configs.clips, strict=True)
   }
-  params["t5"] = convert.t5_from_torch(
-    configs.t5, ref.under("param/t5/"), model.shapes["t5"]
-  )
+  params["t5"] = T5_ENCODER.from_torch(configs.t5, ref.under("param/t5/"))
   clips = [ref[f"in/{name}_ids"] for name in NAMES[kind]]
   mask = ref[f"out/{kind}/attention_mask"]
   features, pooled = jax.jit(model.apply)(

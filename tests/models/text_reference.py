@@ -1,13 +1,11 @@
 """The reference text encoders as ours, compiled once."""
 
+import dataclasses
 import functools
 
 import jax
 
-from pyramid_jax.convert import text as convert
-from pyramid_jax.models.clip import CLIPText
-from pyramid_jax.models.pure import pure
-from pyramid_jax.models.t5 import T5
+from pyramid_jax.convert.models import CLIP_ENCODER, T5_ENCODER
 from tests import reference
 
 FILES = reference.names("text")
@@ -17,20 +15,18 @@ REFERENCE = reference.load("text_encoders")
 @functools.cache
 def t5(dtype="float32", file=REFERENCE.name):
   """The jitted encoder and its parameters."""
-  ref = reference.load(file)
-  config = convert.t5_config(ref.config["t5"], dtype)
-  model = pure(lambda rngs: T5(config, rngs=rngs))
-  tensors = ref.under("param/t5/")
-  params = convert.t5_from_torch(config, tensors, model.shapes)
-  return jax.jit(model.apply), params
+  return _load(T5_ENCODER, "t5", dtype, file)
 
 
 @functools.cache
 def clip(name, dtype="float32", file=REFERENCE.name):
   """The jitted encoder and its parameters; `name` is "clip_l" or "clip_g"."""
+  return _load(CLIP_ENCODER, name, dtype, file)
+
+
+def _load(model, name, dtype, file):
   ref = reference.load(file)
-  config = convert.clip_config(ref.config[name], dtype)
-  model = pure(lambda rngs: CLIPText(config, rngs=rngs))
-  tensors = ref.under(f"param/{name}/")
-  params = convert.clip_from_torch(config, tensors, model.shapes)
-  return jax.jit(model.apply), params
+  config = model.read_config(ref.config[name])
+  config = dataclasses.replace(config, dtype=dtype)
+  params = model.from_torch(config, ref.under(f"param/{name}/"))
+  return jax.jit(model.make(config).apply), params

@@ -4,16 +4,16 @@ import dataclasses
 
 from pyramid_jax.config import (
   Config,
+  DiTConfig,
   LatentDataConfig,
   MeshConfig,
-  MMDiTConfig,
   OptimizerConfig,
   Source,
   TrainConfig,
 )
 from tests.data import random_store
 
-MODEL = MMDiTConfig(
+MODEL = DiTConfig(
   layers=2, heads=4, head_dim=8, latent_channels=random_store.CHANNELS,
   text_dim=random_store.TEXT_DIM, pooled_dim=random_store.POOLED_DIM,
   table_size=16, table_base=8, dtype="float32",

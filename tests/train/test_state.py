@@ -6,13 +6,12 @@ import jax
 import pytest
 
 from pyramid_jax import sharding
-from pyramid_jax.config import MeshConfig, MMDiTConfig, OptimizerConfig
-from pyramid_jax.models.mmdit import MMDiT
-from pyramid_jax.models.pure import pure
+from pyramid_jax.config import DiTConfig, MeshConfig, OptimizerConfig
+from pyramid_jax.models.dit import make_dit
 from pyramid_jax.train import state
 from pyramid_jax.train.optimizer import make_optimizer
 
-MODEL = MMDiTConfig(
+MODEL = DiTConfig(
   layers=2, heads=2, head_dim=8, text_dim=8, pooled_dim=8, dtype="float32"
 )
 CONFIG = OptimizerConfig(warmup=0)
@@ -20,7 +19,7 @@ CONFIG = OptimizerConfig(warmup=0)
 
 @pytest.mark.parametrize("method", ["adamw", "muon"])
 def test_moments_lie_with_their_parameters(method):
-  model = pure(lambda rngs: MMDiT(MODEL, rngs=rngs))
+  model = make_dit(MODEL)
   config = dataclasses.replace(CONFIG, method=method)
   tx = make_optimizer(config, model.axes, (10, 1.0))
   mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))

@@ -7,13 +7,12 @@ import pytest
 from einops import rearrange
 
 from pyramid_jax.config import FlowConfig
-from pyramid_jax.convert import mmdit as convert
+from pyramid_jax.convert.models import DIT
 from pyramid_jax.data import rows as rows_lib
 from pyramid_jax.data.latents import NullPrompt, Statistics
 from pyramid_jax.flow import objective
 from pyramid_jax.flow.schedule import make_schedule
-from pyramid_jax.models.mmdit import MMDiT
-from pyramid_jax.models.pure import pure
+from pyramid_jax.models.dit import make_dit
 from pyramid_jax.train import dit
 from tests import reference
 
@@ -37,9 +36,9 @@ def tokens(x_CTHW):
 @pytest.mark.parametrize("name", reference.names("train_step_mmdit"))
 def test_training_loss_and_gradients_of_the_released_code(name):
   ref = reference.load(name)
-  config = convert.config_from_torch(ref.config["model"])
-  model = pure(lambda rngs: MMDiT(config, rngs=rngs))
-  params = convert.from_torch(config, ref.under("param/"), model.shapes)
+  config = DIT.read_config(ref.config["model"])
+  model = make_dit(config)
+  params = DIT.from_torch(config, ref.under("param/"))
   draws = [ref[f"in/draw{i:02d}/{kind}"]
            for i, kind, _ in ref.config["draw_order"]]  # fmt: skip
   dropped, noise, *rest = draws
@@ -87,7 +86,7 @@ def test_training_loss_and_gradients_of_the_released_code(name):
   )(params)
   # the README: DiT 1e-4 of max, gradients 1e-3; reached ten times better
   np.testing.assert_allclose(sums.mean(), ref["out/loss"], rtol=1e-5)
-  grads = convert.to_torch(config, jax.device_get(grads))
+  grads = DIT.to_torch(config, jax.device_get(grads))
   desired = ref.under("grad/")
   scale = max(np.abs(g).max() for g in desired.values())
   for key, grad in desired.items():

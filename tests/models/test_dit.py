@@ -1,5 +1,6 @@
-"""The MM-DiT against the released code, and what packing promises."""
+"""Both transformers against the released code, and what packing promises."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pyramid_jax.config import MMDiTConfig
-from pyramid_jax.convert import mmdit as convert
-from pyramid_jax.convert import names
+from pyramid_jax.config import MINIFLUX, ConfigError, DiTConfig
+from pyramid_jax.convert import dit, names
+from pyramid_jax.convert.models import DIT
 from pyramid_jax.models import positions
-from pyramid_jax.models.mmdit import MMDiT
-from pyramid_jax.models.pure import pure
+from pyramid_jax.models.dit import make_dit
 from tests import reference
 from tests.models import dit_reference
 
@@ -28,16 +28,16 @@ def load(name):
   All runs of a file go through one compiled program.
   """
   ref = reference.load(name)
-  config = convert.config_from_torch(ref.config["model"])
-  model = pure(lambda rngs: MMDiT(config, rngs=rngs))
-  params = convert.from_torch(config, ref.under("param/"), model.shapes)
+  config = DIT.read_config(ref.config["model"])
+  model = make_dit(config)
+  params = DIT.from_torch(config, ref.under("param/"))
   runs = [dit_reference.segments(ref, r["name"]) for r in ref.config["runs"]]
   size = tuple(np.max([dit_reference.sizes(parts) for parts in runs], 0))
   return ref, config, jax.jit(model.apply), model, params, size
 
 
 def cases():
-  for name in reference.names("mmdit"):
+  for name in reference.names("mmdit", "flux"):
     for run in reference.load(name).config["runs"]:
       yield name, run["name"]
 
@@ -68,9 +68,15 @@ def squared_error(name):
   return jax.jit(jax.value_and_grad(loss))
 
 
-@pytest.mark.parametrize("run", ["cols3_b3", "cols4_b4"])
-def test_loss_and_gradients_of_the_released_model(run):
-  ref, config, _, _, params, size = load("mmdit_train")
+def with_gradients():
+  for name, run in cases():
+    if f"out/{run}/loss" in reference.load(name).arrays:
+      yield name, run
+
+
+@pytest.mark.parametrize("name, run", list(with_gradients()))
+def test_loss_and_gradients_of_the_released_model(name, run):
+  ref, config, _, _, params, size = load(name)
   parts = dit_reference.segments(ref, run)
   rows, x = dit_reference.pack(parts, size)
   target, weight = np.zeros_like(x), np.zeros(x.shape[:2], np.float32)
@@ -82,9 +88,9 @@ def test_loss_and_gradients_of_the_released_model(run):
     target[0, where] = tokens
     weight[0, where] = 1 / tokens.size / len(parts)
 
-  value, grads = squared_error("mmdit_train")(params, x, rows, target, weight)
+  value, grads = squared_error(name)(params, x, rows, target, weight)
   np.testing.assert_allclose(value, ref[f"out/{run}/loss"], rtol=OUTPUT)
-  grads = convert.to_torch(config, jax.device_get(grads))
+  grads = DIT.to_torch(config, jax.device_get(grads))
   desired = ref.under(f"grad/{run}/")
   scale = max(np.abs(g).max() for g in desired.values())
   for key, grad in desired.items():
@@ -131,7 +137,7 @@ def test_timestep_features_of_the_released_code():
 
 def small(**changes):
   """A tiny model with random weights everywhere, and a row of two segments."""
-  config = MMDiTConfig(
+  config = DiTConfig(
     **{
       **dict(layers=3, heads=2, head_dim=8, latent_channels=2, text_dim=5,
              pooled_dim=3, table_size=16, table_base=4, dtype="float32",
@@ -139,7 +145,7 @@ def small(**changes):
       **changes,
     }
   )  # fmt: skip
-  model = pure(lambda rngs: MMDiT(config, rngs=rngs))
+  model = make_dit(config)
   leaves, tree = jax.tree.flatten(model.shapes)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   params = tree.unflatten(
@@ -265,26 +271,63 @@ def test_a_new_model_starts_from_zero_velocity():
   np.testing.assert_array_equal(gates["kernel"], 0)
 
 
-def test_full_size_model_has_the_released_parameter_count():
-  model = pure(lambda rngs: MMDiT(MMDiTConfig(), rngs=rngs))
-  assert model.size == 2_028_334_144
-  shapes = names.torch_shapes(convert.names(MMDiTConfig()), model.shapes)
-  assert shapes["transformer_blocks.23.norm1_context.linear.weight"] == (
-    3072, 1536,
-  )  # fmt: skip
+@pytest.mark.parametrize(
+  "config, count, tensor, shape",
+  [
+    (
+      DiTConfig(),
+      2_028_334_144,
+      "transformer_blocks.23.norm1_context.linear.weight",
+      (3072, 1536),
+    ),
+    (
+      MINIFLUX,
+      1_972_059_200,
+      "single_transformer_blocks.15.proj_out.weight",
+      (1920, 9600),
+    ),
+  ],
+  ids=lambda x: getattr(x, "kind", ""),
+)
+def test_full_size_model_has_the_released_parameter_count(
+  config, count, tensor, shape
+):
+  model = make_dit(config)
+  shapes = names.torch_shapes(DIT.names(config), model.shapes)
+  assert shapes[tensor] == shape
+  assert model.size == count
 
 
-def test_names_are_a_bijection_and_the_round_trip_is_exact():
-  ref, config, _, _, params, _ = load("mmdit_image")
+@pytest.mark.parametrize("name", ["mmdit_history", "flux_history"])
+def test_names_are_a_bijection_and_the_round_trip_is_exact(name):
+  ref, config, _, _, params, _ = load(name)
   tensors = ref.under("param/")
-  back = convert.to_torch(config, params)
+  back = DIT.to_torch(config, params)
   assert back.keys() == tensors.keys()
   for key, tensor in tensors.items():
     np.testing.assert_array_equal(back[key], tensor, err_msg=key)
 
 
+@pytest.mark.parametrize("name", ["mmdit_history", "flux_history"])
+def test_the_config_of_the_released_code_comes_back(name):
+  values = reference.load(name).config["model"]
+  config = DIT.read_config(values)
+  assert DIT.read_config(DIT.write_config(config)) == config
+  assert (
+    values.items()
+    >= {
+      k: v for k, v in DIT.write_config(config).items() if k in values
+    }.items()
+  )
+
+
 def test_a_foreign_position_table_is_refused():
-  ref, config, _, model, *_ = load("mmdit_image")
-  tensors = {**ref.under("param/"), convert.POSITIONS: np.zeros((1, 576, 48))}
+  ref, config, *_ = load("mmdit_history")
+  tensors = {**ref.under("param/"), dit.POSITIONS: np.zeros((1, 576, 48))}
   with pytest.raises(names.NameTableError, match="table_base 8"):
-    convert.from_torch(config, tensors, model.shapes)
+    DIT.from_torch(config, tensors)
+
+
+def test_rotary_dims_that_make_no_head_are_refused():
+  with pytest.raises(ConfigError, match=r"rotary_dims \(16, 24\) .* 64"):
+    make_dit(dataclasses.replace(MINIFLUX, rotary_dims=(16, 24)))

@@ -1,0 +1,116 @@
+"""What the diffusion transformers share: packed rows in, velocities out.
+
+A kind of transformer (mmdit.py, flux.py) adds its positions and its blocks.
+See `data/rows.py` for the rows.
+
+Legend: B rows, L latent tokens, M text tokens, J = M + L, S segments, D width,
+C values of a latent patch.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from pyramid_jax.attention.ranges import key_ranges
+from pyramid_jax.config import DiTConfig
+from pyramid_jax.models import positions
+from pyramid_jax.models.init import normal, zeros
+from pyramid_jax.models.layers import linear
+from pyramid_jax.models.streams import Shared, modulated, per_token
+from pyramid_jax.sharding import constrain
+
+Rows = Mapping[str, jax.Array]
+Streams = tuple[jax.Array, jax.Array]  # latent [B, L, D], text [B, M, D]
+
+
+class Embedder(nnx.Module):
+  """linear, SiLU, linear, in float32: of timestep features or pooled text."""
+
+  def __init__(self, size: int, width: int, *, rngs: nnx.Rngs):
+    make = functools.partial(linear, init=normal(0.02), rngs=rngs)
+    self.up = make(size, width, (None, "embed"))
+    self.down = make(width, width, ("embed", None))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    return self.down(nnx.silu(self.up(x.astype(jnp.float32))))
+
+
+class Transformer(nnx.Module):
+  """Velocity of every latent token of packed rows (paper Sec. 3.3)."""
+
+  def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    D = config.heads * config.head_dim
+    C = config.latent_channels * config.patch**2
+    make = functools.partial(linear, dtype=config.dtype, rngs=rngs)
+    self.patch_in = make(C, D, (None, "embed"))
+    self.timestep = Embedder(256, D, rngs=rngs)
+    self.pooled = Embedder(config.pooled_dim, D, rngs=rngs)
+    self.text_in = make(config.text_dim, D, (None, "embed"), init=normal(0.02))
+    self.modulation = linear(
+      D, 2 * D, ("embed", "modulation"), init=zeros, rngs=rngs
+    )
+    self.patch_out = linear(D, C, ("embed", None), init=zeros, rngs=rngs)
+
+  def place(self, rows: Rows) -> jax.Array | float:
+    """What is added to the latent tokens for their positions."""
+    raise NotImplementedError
+
+  def rotary(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of the latent tokens' rotary angles, [B, L, K / 2]."""
+    raise NotImplementedError
+
+  def run(self, carry: Streams, row: Shared) -> jax.Array:
+    """The blocks; returns the latent stream."""
+    raise NotImplementedError
+
+  def __call__(
+    self, x_BLC: jax.Array, rows: Rows, timestep_BS: jax.Array
+  ) -> jax.Array:
+    """Velocity start - end of each token's flow, float32 [B, L, C].
+
+    Args:
+      x_BLC: noisy targets and history, patch values in the order (p p c).
+      rows: segment, frame, yx, text, text_segment, pooled and joint of the
+        batch, see `data/rows.py`.
+      timestep_BS: timestep of each segment, 0..1000.
+    """
+    dtype = jnp.dtype(self.config.dtype)
+    row = self._shared(rows, timestep_BS)
+    x = (self.patch_in(x_BLC.astype(dtype)) + self.place(rows)).astype(dtype)
+    x = constrain(x, "batch", "tokens", None)
+    text = self.text_in(rows["text"].astype(dtype))
+    x = self.run((x, constrain(text, "batch", "tokens", None)), row)
+    scale, shift = jnp.split(self.modulation(row.condition_BSD), 2, -1)
+    scale, shift = (per_token(a, rows["segment"]) for a in (scale, shift))
+    return self.patch_out(modulated(x, shift, scale, jnp.float32))
+
+  def _shared(self, rows: Rows, timestep_BS: jax.Array) -> Shared:
+    condition_BSD = nnx.silu(
+      self.timestep(positions.timestep_features(timestep_BS))
+      + self.pooled(rows["pooled"])
+    )
+    order = rows["joint"]
+    inverse = jnp.argsort(order, axis=1)
+    segment = jnp.concatenate([rows["text_segment"], rows["segment"]], 1)
+    frame = jnp.concatenate(
+      [jnp.zeros_like(rows["text_segment"]), rows["frame"]], 1
+    )
+    k_start, k_end = key_ranges(
+      jnp.take_along_axis(segment, order, 1),
+      jnp.take_along_axis(frame, order, 1),
+      causal=self.config.causal,
+    )
+    return Shared(
+      condition_BSD,
+      rows["segment"],
+      rows["text_segment"],
+      self.rotary(rows),
+      order,
+      inverse,
+      k_start,
+      k_end,
+    )
