@@ -21,9 +21,9 @@ import orbax.checkpoint as ocp
 from pyramid_jax import sharding, tensors
 from pyramid_jax.config import Config, UserError, differences, from_dict
 from pyramid_jax.models.pure import Params, Pure
+from pyramid_jax.tensors import WEIGHTS
 
-# of a folder of converted weights
-WEIGHTS, TRAINED = "weights.safetensors", "trained.json"
+TRAINED = "trained.json"  # config and meta of converted weights
 
 
 class CheckpointError(UserError):
@@ -180,8 +180,22 @@ def save_trained(folder: pathlib.Path, config: Config, meta: Mapping[str, Any]):
   (folder / TRAINED).write_text(text + "\n")
 
 
+def read_config(workdir: str | pathlib.Path) -> Config:
+  """The settings of a training run or of converted weights.
+
+  Raises:
+    CheckpointError: it is neither.
+  """
+  path = pathlib.Path(workdir) / TRAINED
+  if path.is_file():
+    return from_dict(Config, json.loads(path.read_text())["config"])
+  checkpoints, config, _ = open_trained(workdir)
+  checkpoints.close()
+  return config
+
+
 def open_trained(
-  workdir: str | pathlib.Path, kind: str
+  workdir: str | pathlib.Path, kind: str = ""
 ) -> tuple[Checkpoints, Config, dict[str, Any]]:
   """A training run to read weights from: its checkpoints, config and meta.
 
@@ -207,7 +221,7 @@ def open_trained(
 
 
 def _require_kind(workdir: pathlib.Path, config: Config, kind: str):
-  if config.kind != kind:
+  if kind and config.kind != kind:
     raise CheckpointError(
       f"{workdir} holds a checkpoint of kind {config.kind!r}; this needs one "
       f"of kind {kind!r}."

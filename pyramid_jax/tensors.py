@@ -21,6 +21,7 @@ from flax import traverse_util
 from pyramid_jax.config import UserError
 
 Path = str | os.PathLike
+WEIGHTS = "weights.safetensors"  # a model's parameters, by their dotted paths
 DTYPES = {
   "F64": np.dtype(np.float64),
   "F32": np.dtype(np.float32),
@@ -56,7 +57,8 @@ class Stored:
       return self._rows(0, None)[at]
     first = at[0]
     if isinstance(first, int):
-      return self._rows(first, first + 1)[(0, *at[1:])]
+      row = range(self.shape[0])[first]
+      return self._rows(row, row + 1)[(0, *at[1:])]
     start, stop, step = first.indices(self.shape[0])
     return self._rows(start, stop)[(slice(None, None, step), *at[1:])]
 
@@ -159,14 +161,23 @@ def create_file(path: Path, arrays: Mapping[str, Any]) -> Iterator[Writer]:
     beside.unlink(missing_ok=True)
 
 
-def read_tree(path: Path) -> dict[str, Any]:
-  """The nested dict of arrays that `flat` wrote the names of."""
-  return traverse_util.unflatten_dict(open_file(path), sep=".")
-
-
-def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+def flat(tree: Mapping[Any, Any]) -> dict[str, Any]:
   """A nested dict's arrays by their dotted paths."""
-  return traverse_util.flatten_dict(tree, sep=".")
+  return {
+    ".".join(map(str, path)): x
+    for path, x in traverse_util.flatten_dict(tree).items()
+  }
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+  """The nested dict whose `flat` paths name the arrays of a file.
+
+  Numbers in a path are places in a list, which parameters have as integers.
+  """
+  key = lambda part: int(part) if part.isdigit() else part
+  return traverse_util.unflatten_dict(
+    {tuple(map(key, n.split("."))): x for n, x in open_file(path).items()}
+  )
 
 
 def place_tree(tree: Any, shardings: Any) -> Any:

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from pyramid_jax import sharding, tensors
-from pyramid_jax.checkpoint import WEIGHTS
 from pyramid_jax.convert import names, snapshot
 from pyramid_jax.convert.models import Model
 from pyramid_jax.models.pure import Params
@@ -43,10 +42,12 @@ def load_params(
   else:
     places = sharding.tree_shardings(mesh, pure.shapes, pure.axes)
   with names.named(folder):
-    if (folder / WEIGHTS).is_file():
-      tree = tensors.read_tree(folder / WEIGHTS)
-      table = [names.Name(path, path) for path in tensors.flat(pure.shapes)]
-      stored = tensors.flat(tree)
+    if (folder / tensors.WEIGHTS).is_file():
+      stored = tensors.open_file(folder / tensors.WEIGHTS)
+      wanted = tensors.flat(pure.shapes)
+      table = [names.Name(path, path) for path in wanted]
+      # a CLIP may be used without its projection
+      stored = {path: x for path, x in stored.items() if path in wanted}
     else:
       table = model.names(config)
       stored = model.tensors(config, snapshot.open_tensors(folder))

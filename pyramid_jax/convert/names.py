@@ -18,6 +18,7 @@ from flax import traverse_util
 
 from pyramid_jax.config import UserError
 from pyramid_jax.models.pure import Params
+from pyramid_jax.tensors import flat
 
 SAME = ""
 LINEAR = "o i -> i o"
@@ -126,20 +127,20 @@ def torch_shapes(
     NameTableError: a parameter without a name, with two, or a name without
       a parameter; a torch tensor that is used twice.
   """
-  flat = _flat(shapes)
+  arrays = flat(shapes)
   ours = collections.Counter(name.ours for name in names)
   torch = collections.Counter(t for name in names for t in _leaves(name))
   _refuse(
     {
-      "parameters without a name": flat.keys() - ours.keys(),
-      "names without a parameter": ours.keys() - flat.keys(),
+      "parameters without a name": arrays.keys() - ours.keys(),
+      "names without a parameter": ours.keys() - arrays.keys(),
       "parameters named twice": {n for n, count in ours.items() if count > 1},
       "tensors used twice": {t for t, count in torch.items() if count > 1},
     }
   )
   result = {}
   for name in names:
-    shape = flat[name.ours].shape[name.stacked :]
+    shape = arrays[name.ours].shape[name.stacked :]
     layer = jax.ShapeDtypeStruct(shape, np.float32)
     shape = jax.eval_shape(name.back, layer).shape
     together = not isinstance(name.layers[0], str)
@@ -205,7 +206,7 @@ def to_mesh(
 ) -> Params:
   """`to_ours` as arrays on a mesh; a device's part is read for it alone."""
   check(names, tensors, shapes, ignore)
-  places = _flat(shardings)
+  places = flat(shardings)
   return map_names(
     names,
     shapes,
@@ -261,9 +262,9 @@ def torch_tensors(names: Sequence[Name], params: Params) -> dict[str, Made]:
   Raises:
     NameTableError: as `torch_shapes`.
   """
-  shapes, flat, result = torch_shapes(names, params), _flat(params), {}
+  shapes, arrays, result = torch_shapes(names, params), flat(params), {}
   for name in names:
-    x = flat[name.ours]
+    x = arrays[name.ours]
     for i, torch in enumerate(name.layers):
       at = i if name.stacked else ...
       layer = lambda name=name, x=x, at=at: name.back(np.asarray(x[at]))
@@ -283,11 +284,6 @@ def to_torch(names: Sequence[Name], params: Params) -> dict[str, np.ndarray]:
     NameTableError: as `torch_shapes`.
   """
   return {t: np.asarray(x) for t, x in torch_tensors(names, params).items()}
-
-
-def _flat(tree: Params) -> dict[str, Any]:
-  flat = traverse_util.flatten_dict(tree)
-  return {_dotted(path): value for path, value in flat.items()}
 
 
 def _dotted(path: tuple) -> str:

@@ -108,7 +108,7 @@ def write_component(
   A tensor is made when its turn comes, one at a time.
   """
   folder = pathlib.Path(folder)
-  folder.mkdir(parents=True)
+  folder.mkdir(parents=True, exist_ok=True)
   write_json(folder / "config.json", config)
   shards, size, total = [{}], 0, 0
   for key, x in tensors.items():
