@@ -254,6 +254,7 @@ FIXED = {
 FREE = tuple(
   f"config.{name}"
   for name in ("latents.workers", "videos.workers", "model.dtype",
+               "model.attention",
                "model.remat", "vae.dtype", "vae.remat")
 )  # fmt: skip
 

@@ -1,7 +1,9 @@
 """What every test shares: eight fake devices, and what `--full` adds."""
 
 import os
+import pickle
 import tempfile
+import time
 
 import pytest
 
@@ -53,7 +55,25 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def workdirs(tmp_path_factory):
-  """A dataset, VAE, latents and transformer, made by the commands."""
+  """A dataset, VAE, latents and transformer, made by the commands.
+
+  The first worker that asks for them makes them; the other waits.
+  """
   from tests import whole_path  # imports our package, after the lines above
 
-  return whole_path.make(tmp_path_factory.mktemp("workdirs"))
+  base = tmp_path_factory.getbasetemp()
+  shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+  folder, done = shared / "workdirs", shared / "workdirs.pickle"
+  try:
+    folder.mkdir()
+  except FileExistsError:
+    for _ in range(1200):
+      if done.exists():
+        return pickle.loads(done.read_bytes())
+      time.sleep(0.5)
+    raise TimeoutError(f"{folder} was not made by the other worker") from None
+  made = whole_path.make(folder)
+  beside = done.with_suffix(".partial")
+  beside.write_bytes(pickle.dumps(made))
+  beside.rename(done)
+  return made

@@ -5,13 +5,13 @@ the folder that $PYRAMID_GOLDENS names, or ../shared/goldens beside the
 checkout, is used as well.
 """
 
-import dataclasses
 import functools
-import json
 import os
 import pathlib
 
 import numpy as np
+
+from pyramid_jax.verify.file import Reference, kind, read
 
 COMMITTED = pathlib.Path(__file__).parent / "goldens"
 SHARED = pathlib.Path(
@@ -23,59 +23,15 @@ SHARED = pathlib.Path(
 FULL = "PYRAMID_FULL"  # an environment variable, set by `--full`
 
 
-@dataclasses.dataclass
-class Reference:
-  """One file: `config` as a dict, arrays by key."""
-
-  name: str
-  config: dict
-  arrays: dict[str, np.ndarray]
-
-  def __getitem__(self, key: str) -> np.ndarray:
-    return self.arrays[key]
-
-  def under(self, prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose key starts with `prefix`, which is cut off."""
-    return {
-      key[len(prefix) :]: value
-      for key, value in self.arrays.items()
-      if key.startswith(prefix)
-    }
-
-
 def load(name: str) -> Reference:
   """Reads a committed file, or one of the shared folder."""
-  path = COMMITTED / f"{name}.npz"
-  return read(path if path.exists() else SHARED / path.name)
+  return read(path(name))
 
 
-def read(path: pathlib.Path) -> Reference:
-  """Reads a file."""
-  with np.load(path) as file:
-    arrays = {key: file[key] for key in file.files if key != "config"}
-    config = json.loads(str(file["config"])) if "config" in file.files else {}
-  return Reference(path.stem, config, arrays)
-
-
-def kind(file: Reference) -> str:
-  """What a file compares, by the keys of its config as its README says."""
-  config = file.config
-  if {"kind", "runs"} <= config.keys():
-    return config["kind"]  # calls of a transformer: mmdit, flux
-  if {"kind", "prompts_seen"} <= config.keys():
-    return f"sampler_{config['kind']}"
-  if {"pipe", "case", "draw_order"} <= config.keys():
-    return "noise_history" if config["case"]["temporal"] else "noise"
-  if "sample_ratios" in config:
-    return f"train_step_{config['case']['kind']}"
-  if "weights" in config:
-    tiled = any(key.endswith("untiled_diff") for key in file.arrays)
-    return "vae_tiled" if tiled else "vae"
-  if "loss" in config:
-    return "vae_loss"
-  if "clip_l" in config:
-    return "text"
-  return "scheduler" if "scheduler" in config else file.name
+def path(name: str) -> pathlib.Path:
+  """Where a file lies."""
+  committed = COMMITTED / f"{name}.npz"
+  return committed if committed.exists() else SHARED / committed.name
 
 
 def names(*kinds: str) -> list[str]:

@@ -25,7 +25,8 @@ ALLOWED = {
   "convert": TRAINED,
   "train": TRAINED | {"train"},
   "generate": TRAINED | {"generate"},
-  "cli": TRAINED | {"train", "generate", "cli"},
+  "verify": TRAINED | {"verify"},
+  "cli": TRAINED | {"train", "generate", "verify", "cli"},
 }
 FORBIDDEN = {"torch", "tensorflow", "diffusers", "transformers"}
 # What model code may need: accelerator images often have only these.

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from pyramid_jax.attention import xla
+from pyramid_jax.attention import dense, xla
+
+# by name; "auto" is the best for the platform
+IMPLEMENTATIONS = {"xla": xla.range_attention, "dense": dense.dense_attention}
 
 
 def attend(
@@ -20,16 +23,26 @@ def attend(
   v_BJNK: jax.Array,
   k_start_BJ: jax.Array,
   k_end_BJ: jax.Array,
+  implementation: str = "auto",
 ) -> jax.Array:
   """Softmax attention of each query over its keys [k_start, k_end).
 
-  Which kernel runs is decided when the program is lowered for a platform: a
-  kernel for one is an argument of `platform_dependent` here. The result is
-  named "attn_residual", so a remat policy can keep it.
+  With "auto", which kernel runs is decided when the program is lowered for a
+  platform: a kernel for one is an argument of `platform_dependent` here. The
+  result is named "attn_residual", so a remat policy can keep it.
+
+  Raises:
+    ValueError: an implementation that is not there.
   """
-  out = jax.lax.platform_dependent(
-    q_BJNK, k_BJNK, v_BJNK, k_start_BJ, k_end_BJ, default=xla.range_attention
-  )
+  args = (q_BJNK, k_BJNK, v_BJNK, k_start_BJ, k_end_BJ)
+  if implementation == "auto":
+    out = jax.lax.platform_dependent(*args, default=xla.range_attention)
+  elif implementation in IMPLEMENTATIONS:
+    out = IMPLEMENTATIONS[implementation](*args)
+  else:
+    raise ValueError(
+      f"attention {implementation!r} is not auto, {', '.join(IMPLEMENTATIONS)}."
+    )
   return checkpoint_name(out, "attn_residual")
 
 
@@ -56,6 +69,7 @@ def attend_joint(
   *,
   batch_axes: Sequence[str] = (),
   head_axes: Sequence[str] = (),
+  implementation: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
   """Attention of text and latent tokens together, in `order`.
 
@@ -68,6 +82,7 @@ def attend_joint(
     k_end_BJ: one past its last key.
     batch_axes: mesh axes over which rows are split, if a mesh is set.
     head_axes: mesh axes over which heads are split.
+    implementation: see `attend`.
 
   Returns:
     the results for text [B, M, N, K] and latent [B, L, N, K] tokens.
@@ -79,7 +94,9 @@ def attend_joint(
       permute(jnp.concatenate([t, x], 1), order, inverse)
       for t, x in zip(text, latent, strict=True)
     )
-    out = permute(attend(q, k, v, k_start, k_end), inverse, order)
+    out = permute(
+      attend(q, k, v, k_start, k_end, implementation), inverse, order
+    )
     return out[:, :M], out[:, M:]
 
   mesh = jax.sharding.get_abstract_mesh()

@@ -36,16 +36,19 @@ def require(*names: str):
 
 
 def run(
-  main: Callable[[], None],
+  main: Callable[..., int | None],
   check: Callable[[list[str]], None] = lambda argv: None,
+  *,
+  arguments: bool = False,
 ):
   """Runs a command; a mistake of the user is one line and exit code 2.
 
   SIGTERM ends it in order, so that no unfinished file stays; exit code 143.
 
   Args:
-    main: does the work; the flags are parsed.
+    main: does the work; the flags are parsed. It may return an exit code.
     check: refuses arguments that are better not parsed.
+    arguments: whether `main` takes a list of what is no flag.
   """
   if HELP & set(sys.argv[1:]):
     print(_help(main.__module__))
@@ -61,12 +64,12 @@ def run(
       _fail(error)
 
   def guarded(argv):
-    if len(argv) > 1:
+    if len(argv) > 1 and not arguments:
       _fail(f"{argv[1]!r} is not understood; flags start with --.")
     _quiet()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-      main()
+      return main(argv[1:]) if arguments else main()
     except UserError as error:
       _fail(error)
     except KeyboardInterrupt:

@@ -69,7 +69,7 @@ def sample_unit(
   steps: tuple[int, ...],
   patch: int,
   upsample: str = "nearest",
-) -> jax.Array:
+) -> tuple[jax.Array, ...]:
   """Generates one unit (Algorithm 1); to be called under `jax.jit`.
 
   Args:
@@ -87,7 +87,8 @@ def sample_unit(
     upsample: Up of the stage jump.
 
   Returns:
-    [B, F, H, W, C] the unit's clean latents.
+    Where each stage ends, [B, F, H_k, W_k, C], coarsest first; the last are the
+    unit's clean latents.
   """
   K, (height, width) = schedule.stages, latents.shape[2:4]
   pool = token_pool(pyramid(latents, K), patch)
@@ -105,10 +106,15 @@ def sample_unit(
     return canvas.at[corner(k)].set(x)
 
   branches = [functools.partial(stage, k) for k in range(K)]
-  switch = lambda canvas, k: (lax.switch(k, branches, canvas), None)
+
+  def switch(canvas, k):
+    canvas = lax.switch(k, branches, canvas)
+    return canvas, canvas
+
   start = noise_pyramid(noise.start, K)[0]
   canvas = jnp.zeros_like(noise.start).at[corner(0)].set(start)
-  return lax.scan(switch, canvas, jnp.arange(K))[0]
+  ends = lax.scan(switch, canvas, jnp.arange(K))[1]
+  return tuple(ends[k][corner(k)] for k in range(K))
 
 
 def sample_unit_loop(
@@ -123,12 +129,12 @@ def sample_unit_loop(
   steps: tuple[int, ...],
   patch: int,
   upsample: str = "nearest",
-) -> jax.Array:
+) -> tuple[jax.Array, ...]:
   """`sample_unit` as Algorithm 1 reads: loops over stages and steps."""
   K = schedule.stages
   pool = token_pool(pyramid(latents, K), patch)
   unit = _Unit(velocity, pool, rows, text, guidance)
-  x = noise_pyramid(noise.start, K)[0]
+  x, ends = noise_pyramid(noise.start, K)[0], []
   for k in range(K):
     if k > 0:
       x = stage_jump(x, schedule, k, noise.blocks[k - 1], upsample)
@@ -137,7 +143,8 @@ def sample_unit_loop(
     for i, timestep in enumerate(_float32(timesteps)):
       v = _image(model(patchify(x, patch), timestep), x.shape, patch)
       x = euler_step(x, v, _float32(sigmas[i + 1] - sigmas[i]))
-  return x
+    ends.append(x)
+  return tuple(ends)
 
 
 def _flow(
@@ -201,9 +208,8 @@ def _float32(x) -> jax.Array:
   return jnp.asarray(x, jnp.float32)
 
 
-compiled_unit = jax.jit(
-  sample_unit, static_argnames=("schedule", "steps", "patch", "upsample")
-)
+STATIC = ("schedule", "steps", "patch", "upsample")
+compiled_unit = jax.jit(sample_unit, static_argnames=STATIC)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -215,14 +221,14 @@ def generate_units(
   velocity: Velocity,
   plan: Plan,
   schedule: Schedule,
-  text: Rows,
+  text: Rows | Callable[[int], Rows],
   *,
   keys: jax.Array | None = None,
   noise: Callable[[int], UnitNoise] | None = None,
   prefix: jax.Array | None = None,
-  program: Callable[..., jax.Array] = compiled_unit,
-) -> Iterator[jax.Array]:
-  """Generates a video, yielding each unit's latents as soon as they are clean.
+  program: Callable[..., tuple[jax.Array, ...]] = compiled_unit,
+) -> Iterator[tuple[jax.Array, ...]]:
+  """Generates a video, yielding each unit as soon as it is clean.
 
   Args:
     velocity: the model. Pass `jax.tree_util.Partial(function, params)`: then
@@ -230,7 +236,8 @@ def generate_units(
       again by the next call with the same function.
     plan: what to generate.
     schedule: of the pyramid.
-    text: see `sample_unit`; the rows say how many samples there are.
+    text: see `sample_unit`; the rows say how many samples there are. A function
+      gives the text of a unit, always of one shape: prompts that change.
     keys: [B] one a sample; or
     noise: all draws of a unit, given its number.
     prefix: [B, T0, H, W, C] clean frames to go on from (an image to animate, a
@@ -238,22 +245,25 @@ def generate_units(
     program: `sample_unit` under jit, or `sample_unit_loop`.
 
   Returns:
-    An iterator of [B, F, H, W, C] float32, normalised as in training.
+    An iterator of where the stages of a unit end, [B, F, H_k, W_k, C] float32,
+    normalised as in training; the last is the unit.
 
   Raises:
     ValueError: steps, rows or prefix that do not fit the plan.
   """
-  first = _check(plan, schedule, text, keys, noise, prefix)
+  text_of = text if callable(text) else lambda unit: text
+  first = _check(plan, schedule, text_of(0), keys, noise, prefix)
   if not isinstance(velocity, Partial):
     velocity = Partial(velocity)
   noise = noise or (lambda unit: draw_noise(keys, unit, plan, schedule))
-  text = {name: text[name] for name in ("text", "text_segment", "pooled")}
-  return _units(velocity, plan, schedule, text, noise, prefix, first, program)
+  return _units(
+    velocity, plan, schedule, text_of, noise, prefix, first, program
+  )
 
 
-def _units(velocity, plan, schedule, text, noise, prefix, first, program):
+def _units(velocity, plan, schedule, text_of, noise, prefix, first, program):
   """The loop of `generate_units`, its arguments checked."""
-  text_segment = np.asarray(text["text_segment"])
+  text_segment = np.asarray(text_of(first)["text_segment"])
   samples = len(text_segment) // (2 if plan.guided else 1)
   latents = jnp.zeros(
     (samples, plan.frames, plan.height, plan.width, plan.channels)
@@ -261,7 +271,10 @@ def _units(velocity, plan, schedule, text, noise, prefix, first, program):
   if prefix is not None:
     latents = _place(latents, _float32(prefix), 0)
   for unit in range(first, plan.units):
-    result = program(
+    text = text_of(unit)
+    text = {name: text[name] for name in ("text", "text_segment", "pooled")}
+    text_segment = np.asarray(text["text_segment"])
+    ends = program(
       velocity,
       latents,
       unit_rows(plan, schedule.stages, unit, text_segment),
@@ -273,8 +286,8 @@ def _units(velocity, plan, schedule, text, noise, prefix, first, program):
       patch=plan.patch,
       upsample=plan.upsample,
     )
-    latents = _place(latents, result, plan.unit_frames(unit)[0])
-    yield result
+    latents = _place(latents, ends[-1], plan.unit_frames(unit)[0])
+    yield ends
 
 
 def _check(plan, schedule, text, keys, noise, prefix) -> int:

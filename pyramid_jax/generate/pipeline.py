@@ -162,9 +162,10 @@ class Pipeline:
       if prefix is not None:
         yield jnp.asarray(prefix)
       with jax.set_mesh(self.mesh):
-        yield from generate_units(
+        for ends in generate_units(
           self.velocity, plan, self.schedule, text, keys=keys, prefix=prefix
-        )
+        ):
+          yield ends[-1]
 
     for frames in self.vae.decode_stream(units()):
       yield frames[:B]

@@ -39,7 +39,7 @@ class SingleBlock(nnx.Module):
   """
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
-    self.dtype = jnp.dtype(config.dtype)
+    self.dtype, self.attention = jnp.dtype(config.dtype), config.attention
     D, F = config.heads * config.head_dim, config.mlp_ratio
     self.modulation = linear(
       D, 3 * D, ("embed", "modulation"), init=zeros, rngs=rngs
@@ -71,7 +71,10 @@ class SingleBlock(nnx.Module):
       for x, (shift, scale, _) in zip(streams, parts, strict=True)
     ]
     attended = attend_streams(
-      self.qkv(hidden[0]), self.qkv(hidden[1], row.rotary), row
+      self.qkv(hidden[0]),
+      self.qkv(hidden[1], row.rotary),
+      row,
+      self.attention,
     )
     text, latent = (
       self._finish(*each, gate)

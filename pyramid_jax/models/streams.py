@@ -86,7 +86,7 @@ def modulated(x_BLD, shift, scale, dtype) -> jax.Array:
   return (layer_norm(x_BLD) * (1 + scale) + shift).astype(dtype)
 
 
-def attend_streams(text: tuple, latent: tuple, row: Shared):
+def attend_streams(text: tuple, latent: tuple, row: Shared, how: str):
   """Attention of both streams' q, k, v together; results [B, M or L, N K]."""
   out = attend_joint(
     text,
@@ -97,6 +97,7 @@ def attend_streams(text: tuple, latent: tuple, row: Shared):
     row.k_end_BJ,
     batch_axes=RULES["batch"],
     head_axes=(RULES["heads"],),
+    implementation=how,
   )
   return tuple(rearrange(x, "B L N K -> B L (N K)") for x in out)
 
@@ -146,6 +147,7 @@ class Block(nnx.Module):
   """Joint attention of both streams, then an MLP for each."""
 
   def __init__(self, config: DiTConfig, *, closing=False, rngs: nnx.Rngs):
+    self.attention = config.attention
     self.latent = Stream(config, closing=False, rngs=rngs)
     self.text = Stream(config, closing=closing, rngs=rngs)
 
@@ -160,7 +162,10 @@ class Block(nnx.Module):
       text_BMD, there(mod_text[0]), there(mod_text[1]), self.text.dtype
     )
     attended_text, attended = attend_streams(
-      self.text.qkv(h_text), self.latent.qkv(h, row.rotary), row
+      self.text.qkv(h_text),
+      self.latent.qkv(h, row.rotary),
+      row,
+      self.attention,
     )
     x_BLD = self.latent.finish(x_BLD, attended, *map(here, mod[2:]))
     if not self.text.closing:

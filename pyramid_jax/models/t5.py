@@ -134,16 +134,20 @@ class T5(nnx.Module):
 
     Features at padded positions are finite and mean nothing.
     """
-    config = self.config
-    buckets_MM = relative_buckets(
-      ids_BM.shape[1], config.buckets, config.max_distance
-    )
-    bias_MMN = self.distance_bias[...][buckets_MM].astype(jnp.float32)
     x_BME = self.embed(ids_BM).astype(jnp.float32)
     x_BME = scan_layers(
       self.blocks,
       constrain(x_BME, "batch", None, None),
-      einops.rearrange(bias_MMN, "q k n -> n q k"),
+      self.bias(ids_BM.shape[1]),
       (mask_BM > 0)[:, None, None, :],
     )
-    return self.norm(layers.rms_norm(x_BME, config.epsilon)).astype(jnp.float32)
+    x_BME = self.norm(layers.rms_norm(x_BME, self.config.epsilon))
+    return x_BME.astype(jnp.float32)
+
+  def bias(self, tokens: int) -> jax.Array:
+    """What the distance of two tokens adds to their score, [N, M, M]."""
+    buckets_MM = relative_buckets(
+      tokens, self.config.buckets, self.config.max_distance
+    )
+    bias_MMN = self.distance_bias[...][buckets_MM].astype(jnp.float32)
+    return einops.rearrange(bias_MMN, "q k n -> n q k")

@@ -78,21 +78,31 @@ class Transformer(nnx.Module):
         batch, see `data/rows.py`.
       timestep_BS: timestep of each segment, 0..1000.
     """
-    dtype = jnp.dtype(self.config.dtype)
-    row = self._shared(rows, timestep_BS)
-    x = (self.patch_in(x_BLC.astype(dtype)) + self.place(rows)).astype(dtype)
-    x = constrain(x, "batch", "tokens", None)
-    text = self.text_in(rows["text"].astype(dtype))
-    x = self.run((x, constrain(text, "batch", "tokens", None)), row)
-    scale, shift = jnp.split(self.modulation(row.condition_BSD), 2, -1)
-    scale, shift = (per_token(a, rows["segment"]) for a in (scale, shift))
-    return self.patch_out(modulated(x, shift, scale, jnp.float32))
+    row = self.shared(rows, timestep_BS)
+    x_BLD = self.run(self.embed(x_BLC, rows), row)
+    return self.patch_out(self.normed(x_BLD, row))
 
-  def _shared(self, rows: Rows, timestep_BS: jax.Array) -> Shared:
-    condition_BSD = nnx.silu(
-      self.timestep(positions.timestep_features(timestep_BS))
-      + self.pooled(rows["pooled"])
-    )
+  def embed(self, x_BLC: jax.Array, rows: Rows) -> Streams:
+    """Both streams before the first block."""
+    dtype = jnp.dtype(self.config.dtype)
+    x = (self.patch_in(x_BLC.astype(dtype)) + self.place(rows)).astype(dtype)
+    text = self.text_in(rows["text"].astype(dtype))
+    return tuple(constrain(a, "batch", "tokens", None) for a in (x, text))
+
+  def normed(self, x_BLD: jax.Array, row: Shared) -> jax.Array:
+    """The latent stream after the last norm, float32."""
+    scale, shift = jnp.split(self.modulation(row.condition_BSD), 2, -1)
+    scale, shift = (per_token(a, row.segment_BL) for a in (scale, shift))
+    return modulated(x_BLD, shift, scale, jnp.float32)
+
+  def condition(self, rows: Rows, timestep_BS: jax.Array) -> jax.Array:
+    """What a segment is told, [B, S, D] float32."""
+    return self.timestep(
+      positions.timestep_features(timestep_BS)
+    ) + self.pooled(rows["pooled"])
+
+  def shared(self, rows: Rows, timestep_BS: jax.Array) -> Shared:
+    """What every block needs of the rows."""
     order = rows["joint"]
     inverse = jnp.argsort(order, axis=1)
     segment = jnp.concatenate([rows["text_segment"], rows["segment"]], 1)
@@ -105,7 +115,7 @@ class Transformer(nnx.Module):
       causal=self.config.causal,
     )
     return Shared(
-      condition_BSD,
+      nnx.silu(self.condition(rows, timestep_BS)),
       rows["segment"],
       rows["text_segment"],
       self.rotary(rows),

@@ -21,8 +21,9 @@ FLUX = dataclasses.replace(
   table_size=192, table_base=64,
 )  # fmt: skip
 VAE = VAEConfig(
-  channels=(4, 8, 8, 8), latent_channels=4, groups=2, encoder_blocks=1,
-  decoder_blocks=1, dtype="float32",
+  channels=(4, 8), latent_channels=4, groups=2, encoder_blocks=1,
+  decoder_blocks=1, down_space=(True, False), down_time=(True, False),
+  dtype="float32",
 )  # fmt: skip
 TRANSFORMER = {"sd3": MMDIT, "flux": FLUX}
 FOLDERS = {

@@ -167,15 +167,6 @@ def test_joint_order_is_by_segment_text_first_padding_last():
   np.testing.assert_array_equal(batch, np.stack([order, order]))
 
 
-def test_synced_lengths_are_those_of_the_released_code():
-  for row in reference.load("noise_train_stage_lengths")["out/rows"]:
-    frames, per_unit, group, limit, rank, step, *expected = row.tolist()
-    units = 1 + (frames - 1) // per_unit
-    limit = units + group if limit == -1 else limit
-    ours = history.synced_units(rank, step, 3, units, group, limit)
-    assert ours == tuple(expected), row.tolist()
-
-
 @pytest.mark.parametrize(
   "change, message",
   [

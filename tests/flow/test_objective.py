@@ -5,10 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pyramid_jax.flow import history, objective, resample, schedule
+from pyramid_jax.flow import history, objective, schedule
 from tests import reference
 from tests.flow import packed
 
@@ -17,76 +16,6 @@ SCHEDULE = schedule.make_schedule()
 inputs = jax.jit(
   functools.partial(objective.training_inputs, schedule=SCHEDULE)
 )
-
-
-def channels_last(x):
-  """[1, C, T, H, W] -> [T, H, W, C]."""
-  return np.moveaxis(x[0], 0, -1)
-
-
-def recorded(file):
-  """Segments and draws of a file's three columns, sample i at stage i."""
-  take = iter(sorted(file.under("in/draw").items()))
-  latent, noise = file["in/latent"], next(take)[1]
-  segments, draws = [], []
-  for stage in range(3):
-    video = channels_last(latent[stage : stage + 1])
-    noises = resample.noise_pyramid(channels_last(noise[stage : stage + 1]), 3)
-    if file.config["case"]["temporal"]:
-      per_unit = file.config["pipe"].get("frame_per_unit", 1)
-      unit = file.config["case"]["units"][stage] - 1
-      clips = history.clips(unit, stage, per_unit)
-    else:
-      clips = history.full_sequence(len(video), stage)
-    u, corruption = next(take)[1], next(take)[1] / 3
-    target = noises[stage][clips[-1].start : clips[-1].stop]
-    newest_first = [target] + [channels_last(next(take)[1]) for _ in clips[:-1]]
-    tokens = [resample.patchify(x, 2) for x in reversed(newest_first)]
-    segments.append((packed.segment(video, clips, 3), clips))
-    draws.append((np.concatenate(tokens), u[0], corruption[0]))
-  assert next(take, None) is None, "a draw was left over"
-  return segments, draws
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_packed_training_inputs_equal_the_released_code(name):
-  file = reference.load(name)
-  segments, draws = recorded(file)
-  tokens = sum(len(s["frame"]) for s, _ in segments)
-  length = tokens + 7
-  rows = packed.row([s for s, _ in segments], length, slots=4)
-  noise = np.concatenate([d[0] for d in draws])
-  out = inputs(
-    rows,
-    objective.Draws(
-      np.pad(noise, [(0, 7), (0, 0)])[None],
-      np.array([[d[1] for d in draws] + [0]], np.float32),
-      np.array([[d[2] for d in draws] + [0]], np.float32),
-    ),
-  )
-  at = 0
-  close = dict(rtol=0, atol=2e-6)  # float32 rounding at |x| < 8, sums differ
-  for stage, (_, clips) in enumerate(segments):
-    np.testing.assert_allclose(
-      out.timestep[0, stage], file[f"out/timesteps/{stage}"][0], atol=6e-5
-    )
-    for i, clip in enumerate(clips):
-      expected = channels_last(file[f"out/stage_input/s{stage}/c{i}"])
-      t, height, width, _ = expected.shape
-      size = t * height * width // 4
-      unpack = lambda x, at=at, size=size, shape=(t, height // 2, width // 2): (
-        resample.unpatchify(x[0, at : at + size], *shape, 2)
-      )
-      assert t == clip.stop - clip.start
-      np.testing.assert_allclose(unpack(out.x), expected, **close)
-      if i == len(clips) - 1:
-        expected = channels_last(file[f"out/targets/{stage}"])
-        np.testing.assert_allclose(unpack(out.target), expected, **close)
-      else:
-        assert not unpack(out.target).any()
-      at += size
-  assert at == tokens
-  assert not out.x[0, at:].any() and not out.target[0, at:].any()
 
 
 def example(seed=0):

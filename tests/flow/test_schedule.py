@@ -16,59 +16,6 @@ SIGMA = dict(rtol=0, atol=6e-8)
 TIMESTEP = dict(rtol=0, atol=6e-5)  # 1000 times as much
 
 
-def load(name):
-  file = reference.load(name)
-  settings = dict(file.config["scheduler"])
-  settings["train_steps"] = settings.pop("num_train_timesteps")
-  return file, schedule_lib.make_schedule(**settings)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_windows_and_timesteps_equal_the_released_code(name):
-  file, schedule = load(name)
-  np.testing.assert_allclose(
-    schedule.start_sigma, file["out/start_sigmas"], **SIGMA
-  )
-  np.testing.assert_allclose(
-    schedule.end_sigma, file["out/end_sigmas"], **SIGMA
-  )
-  np.testing.assert_allclose(
-    schedule.original_start, file["out/ori_start_sigmas"], **SIGMA
-  )
-  np.testing.assert_allclose(
-    schedule.span, file["out/timestep_ratios"], **SIGMA
-  )
-  sigmas = schedule_lib.training_sigmas()
-  np.testing.assert_allclose(sigmas, file["out/init_sigmas"], **SIGMA)
-  np.testing.assert_allclose(
-    1000 * sigmas, file["out/init_timesteps"], **TIMESTEP
-  )
-  for stage in range(schedule.stages):
-    for run in ("out", "out_np2_f32"):  # float64, and float32 by numpy 2
-      np.testing.assert_allclose(
-        schedule.timesteps[stage],
-        file[f"{run}/timesteps_per_stage/{stage}"],
-        **TIMESTEP,
-      )
-    np.testing.assert_allclose(
-      schedule.ratios, file[f"out/sigmas_per_stage/{stage}"], rtol=0, atol=1e-15
-    )
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_inference_tables_equal_the_released_code(name):
-  file, schedule = load(name)
-  tables = file.under("out/set_timesteps/")
-  assert tables
-  for key, value in tables.items():
-    stage, steps, what = key.split("/")
-    timesteps, sigmas = schedule_lib.inference_table(
-      schedule, int(stage[5:]), int(steps[1:])
-    )
-    ours = dict(timesteps=timesteps, sigmas=sigmas)[what]
-    np.testing.assert_allclose(ours, value, **TIMESTEP)
-
-
 def test_first_timesteps_of_a_stage_continue_where_the_last_ended():
   schedule = schedule_lib.make_schedule()
   np.testing.assert_allclose(

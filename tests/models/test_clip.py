@@ -11,21 +11,8 @@ from pyramid_jax.config import CLIPConfig, ConfigError
 from pyramid_jax.models.clip import CLIPText
 from pyramid_jax.models.pure import pure
 from pyramid_jax.models.text import CLIP_G, CLIP_L
-from tests import reference
-from tests.models.text_reference import FILES, REFERENCE, clip
+from tests.models.text_reference import REFERENCE, clip
 from tests.reference import max_error
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("name", ["clip_l", "clip_g"])
-def test_outputs_are_the_references(name, file):
-  apply, params = clip(name, file=file)
-  ref = reference.load(file)
-  features, pooled = apply(params, ref[f"in/{name}_ids"])
-  for key, value in (("last_hidden_state", features), ("text_embeds", pooled)):
-    error = max_error(value, ref[f"out/{name}/{key}"])
-    print(f"{name}/{key}: {error:.1e} of max")
-    assert error < 5e-6  # 4e-7 measured; float32 sums in another order
 
 
 def test_bfloat16_outputs_are_close_and_float32():

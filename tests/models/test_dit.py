@@ -11,128 +11,9 @@ import pytest
 from pyramid_jax.config import MINIFLUX, ConfigError, DiTConfig
 from pyramid_jax.convert import dit, names
 from pyramid_jax.convert.models import DIT
-from pyramid_jax.models import positions
 from pyramid_jax.models.dit import make_dit
+from pyramid_jax.verify.dit import Part, pack, sizes
 from tests import reference
-from tests.models import dit_reference
-
-# Relative to max. The recorded timestep features carry 4e-5 at t = 1000 and
-# sums run in another order; five to ten times tighter than the README asks.
-OUTPUT, GRADIENT = 2e-5, 1e-4
-
-
-@functools.cache
-def load(name):
-  """The reference file, the model it describes, its parameters, row sizes.
-
-  All runs of a file go through one compiled program.
-  """
-  ref = reference.load(name)
-  config = DIT.read_config(ref.config["model"])
-  model = make_dit(config)
-  params = DIT.from_torch(config, ref.under("param/"))
-  runs = [dit_reference.segments(ref, r["name"]) for r in ref.config["runs"]]
-  size = tuple(np.max([dit_reference.sizes(parts) for parts in runs], 0))
-  return ref, config, jax.jit(model.apply), model, params, size
-
-
-def cases():
-  for name in reference.names("mmdit", "flux"):
-    for run in reference.load(name).config["runs"]:
-      yield name, run["name"]
-
-
-@pytest.mark.parametrize("name, run", list(cases()))
-def test_velocity_of_the_released_model(name, run):
-  ref, config, apply, _, params, size = load(name)
-  parts = dit_reference.segments(ref, run)
-  rows, x = dit_reference.pack(parts, size)
-  velocity = apply(params, x, rows, rows["timestep"])
-  clips = dit_reference.unpack(velocity, rows, parts, config.patch)
-  for clip, part in zip(clips, parts, strict=True):
-    column, i = part["place"]
-    desired = ref[f"out/{run}/s{column}"]
-    error = np.abs(clip - desired[i]).max() / np.abs(desired).max()
-    assert error < OUTPUT, (part["place"], error)
-
-
-@functools.cache
-def squared_error(name):
-  """The weighted error and its gradient, one program for all runs."""
-  model = load(name)[3]
-
-  def loss(params, x, rows, target, weight):
-    velocity = model.apply(params, x, rows, rows["timestep"])
-    return (weight[..., None] * (velocity - target) ** 2).sum()
-
-  return jax.jit(jax.value_and_grad(loss))
-
-
-def with_gradients():
-  for name, run in cases():
-    if f"out/{run}/loss" in reference.load(name).arrays:
-      yield name, run
-
-
-@pytest.mark.parametrize("name, run", list(with_gradients()))
-def test_loss_and_gradients_of_the_released_model(name, run):
-  ref, config, _, _, params, size = load(name)
-  parts = dit_reference.segments(ref, run)
-  rows, x = dit_reference.pack(parts, size)
-  target, weight = np.zeros_like(x), np.zeros(x.shape[:2], np.float32)
-  for i, part in enumerate(parts, 1):
-    column, b = part["place"]
-    clip = ref[f"in/{run}/target/s{column}"][b]
-    where = np.flatnonzero(rows["segment"][0] == i)[part["is_target"]]
-    tokens = dit_reference._clip_tokens(clip, clip, 0, ref.config["model"])[0]
-    target[0, where] = tokens
-    weight[0, where] = 1 / tokens.size / len(parts)
-
-  value, grads = squared_error(name)(params, x, rows, target, weight)
-  np.testing.assert_allclose(value, ref[f"out/{run}/loss"], rtol=OUTPUT)
-  grads = DIT.to_torch(config, jax.device_get(grads))
-  desired = ref.under(f"grad/{run}/")
-  scale = max(np.abs(g).max() for g in desired.values())
-  for key, grad in desired.items():
-    error = np.abs(grads[key] - grad).max()
-    assert error < GRADIENT * max(np.abs(grad).max(), 0.01 * scale), key
-
-
-def test_position_table_of_the_released_code():
-  ref = reference.load("mmdit_posembed192")
-  table = positions.sincos_table(192, 8, 64)
-  grid = jnp.meshgrid(jnp.arange(8.0), jnp.arange(12.0), indexing="ij")
-  places = jnp.stack(grid, -1).reshape(1, -1, 2)
-  corner = positions.sincos_2d(places, jnp.asarray(table))
-  np.testing.assert_array_equal(
-    corner.reshape(8, 12, 16), ref["out/table_corner"]
-  )
-  wide = positions.sincos_table(192, 768, 64)
-  places = jnp.array([[(0, 0), (3, 7), (96, 100), (191, 190)]], jnp.float32)
-  np.testing.assert_array_equal(
-    positions.sincos_2d(places, jnp.asarray(wide))[0], ref["out/table1536_rows"]
-  )
-  # sizes are latent sizes; a coarser clip takes the target's crop, resized
-  for size, full in (((48, 80), (48, 80)), ((24, 40), (48, 80)),
-                     ((12, 20), (48, 80)), ((24, 40), (96, 160))):  # fmt: skip
-    place = [
-      (192 - f // 2) // 2 + dit_reference._place(n // 2, f // 2)
-      for n, f in zip(size, full, strict=True)
-    ]
-    yx = np.stack(np.meshgrid(*place, indexing="ij"), -1).reshape(1, -1, 2)
-    actual = positions.sincos_2d(jnp.asarray(yx, jnp.float32), table)
-    key = "out/crop_{}x{}_of_{}x{}".format(*size, *full)
-    # two roundings of an interpolation of entries in [-1, 1]
-    np.testing.assert_allclose(actual, ref[key], atol=2.5e-7)
-
-
-def test_timestep_features_of_the_released_code():
-  ref = reference.load("mmdit_posembed192")
-  actual = positions.timestep_features(ref["in/timesteps"])
-  # the recorded figures carry 4e-5 at t = 1000, see the README
-  np.testing.assert_allclose(
-    actual, ref["out/timestep_embedding_256"], atol=1e-4
-  )
 
 
 def small(**changes):
@@ -160,14 +41,17 @@ def small(**changes):
     n = T * side * side
     yx = np.stack(np.meshgrid(*[np.arange(side)] * 2, indexing="ij"), -1)
     parts.append(
-      {
-        "x": rng.normal(size=(n, 8)).astype(np.float32),
-        "frame": np.repeat(np.arange(T), side * side),
-        "yx": np.tile(yx.reshape(-1, 2), (T, 1)) + 4.5,
-        "text": rng.normal(size=(text, 5)).astype(np.float32),
-        "pooled": rng.normal(size=3).astype(np.float32),
-        "timestep": np.float32(rng.uniform(0, 1000)),
-      }
+      Part(
+        place=(0, len(parts)),
+        shape=(2, T, 2 * side, 2 * side),
+        x=rng.normal(size=(n, 8)).astype(np.float32),
+        frame=np.repeat(np.arange(T), side * side),
+        yx=np.tile(yx.reshape(-1, 2), (T, 1)) + 4.5,
+        is_target=np.ones(n, bool),
+        text=rng.normal(size=(text, 5)).astype(np.float32),
+        pooled=rng.normal(size=3).astype(np.float32),
+        timestep=np.float32(rng.uniform(0, 1000)),
+      )
     )
   return model, params, parts
 
@@ -181,11 +65,8 @@ def test_packed_row_is_its_segments_one_by_one_forward_and_backward():
     v = model.apply(params, x, rows, rows["timestep"])
     return (jnp.sin(v) * (rows["segment"] > 0)[..., None]).sum()
 
-  value, grads = total(params, *dit_reference.pack(parts))
-  one_by_one = [
-    total(params, *dit_reference.pack([part], dit_reference.sizes(parts)))
-    for part in parts
-  ]
+  value, grads = total(params, *pack([parts], sizes(parts)))
+  one_by_one = [total(params, *pack([[part]], sizes(parts))) for part in parts]
   # sums of a few hundred float32 values
   np.testing.assert_allclose(value, sum(v for v, _ in one_by_one), rtol=1e-5)
   jax.tree.map(
@@ -198,7 +79,7 @@ def test_packed_row_is_its_segments_one_by_one_forward_and_backward():
 @pytest.mark.parametrize("causal", [True, False])
 def test_later_frames_have_exactly_zero_influence(causal):
   model, params, parts = small(causal=causal)
-  rows, x = dit_reference.pack(parts[:1])
+  rows, x = pack([parts[:1]], sizes(parts[:1]))
 
   def first_frame(x):
     v = model.apply(params, x, rows, rows["timestep"])
@@ -217,7 +98,7 @@ def test_later_frames_have_exactly_zero_influence(causal):
 
 def test_text_never_sees_later_frames_nor_other_segments():
   model, params, parts = small()
-  rows, x = dit_reference.pack(parts)
+  rows, x = pack([parts], sizes(parts))
 
   def influence(text):
     v = model.apply(params, x, {**rows, "text": text}, rows["timestep"])
@@ -233,7 +114,7 @@ def test_text_never_sees_later_frames_nor_other_segments():
 def test_remat_changes_the_program_but_not_the_gradient(remat):
   def grad_of(remat):
     model, params, parts = small(remat=remat)
-    rows, x = dit_reference.pack(parts)
+    rows, x = pack([parts], sizes(parts))
     f = lambda p: (model.apply(p, x, rows, rows["timestep"]) ** 2).sum()
     return str(jax.make_jaxpr(jax.grad(f))(params)), jax.jit(jax.grad(f))(
       params
@@ -251,7 +132,7 @@ def test_remat_changes_the_program_but_not_the_gradient(remat):
 
 def test_bfloat16_compute_stays_near_float32():
   model, params, parts = small()
-  rows, x = dit_reference.pack(parts)
+  rows, x = pack([parts], sizes(parts))
   exact, half = (
     jax.jit(m.apply)(params, x, rows, rows["timestep"])
     for m in (model, small(dtype="bfloat16")[0])
@@ -263,7 +144,7 @@ def test_bfloat16_compute_stays_near_float32():
 
 def test_a_new_model_starts_from_zero_velocity():
   model, _, parts = small()
-  rows, x = dit_reference.pack(parts)
+  rows, x = pack([parts], sizes(parts))
   params = model.init(0)
   velocity = jax.jit(model.apply)(params, x, rows, rows["timestep"])
   np.testing.assert_array_equal(velocity, 0)
@@ -298,17 +179,18 @@ def test_full_size_model_has_the_released_parameter_count(
   assert model.size == count
 
 
-@pytest.mark.parametrize("name", ["mmdit_history", "flux_history"])
+@pytest.mark.parametrize("name", ["mmdit_train", "flux_train"])
 def test_names_are_a_bijection_and_the_round_trip_is_exact(name):
-  ref, config, _, _, params, _ = load(name)
-  tensors = ref.under("param/")
+  ref = reference.load(name)
+  config, tensors = DIT.read_config(ref.config["model"]), ref.under("param/")
+  params = DIT.from_torch(config, tensors)
   back = DIT.to_torch(config, params)
   assert back.keys() == tensors.keys()
   for key, tensor in tensors.items():
     np.testing.assert_array_equal(back[key], tensor, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["mmdit_history", "flux_history"])
+@pytest.mark.parametrize("name", ["mmdit_train", "flux_train"])
 def test_the_config_of_the_released_code_comes_back(name):
   values = reference.load(name).config["model"]
   config = DIT.read_config(values)
@@ -322,7 +204,8 @@ def test_the_config_of_the_released_code_comes_back(name):
 
 
 def test_a_foreign_position_table_is_refused():
-  ref, config, *_ = load("mmdit_history")
+  ref = reference.load("mmdit_train")
+  config = DIT.read_config(ref.config["model"])
   tensors = {**ref.under("param/"), dit.POSITIONS: np.zeros((1, 576, 48))}
   with pytest.raises(names.NameTableError, match="table_base 8"):
     DIT.from_torch(config, tensors)

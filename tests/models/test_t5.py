@@ -4,31 +4,14 @@ import copy
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from pyramid_jax.config import T5Config
 from pyramid_jax.models.pure import pure
 from pyramid_jax.models.t5 import T5, relative_buckets
-from tests import reference
-from tests.models.text_reference import FILES, REFERENCE, t5
+from tests.models.text_reference import REFERENCE, t5
 from tests.reference import max_error
 
 IDS, MASK = REFERENCE["in/t5_ids"], REFERENCE["in/t5_mask"]
-
-
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize(
-  "key", ["last_hidden_state", "last_hidden_state_nomask"]
-)
-def test_features_are_the_references(key, file):
-  apply, params = t5(file=file)
-  ref = reference.load(file)
-  mask = ref["in/t5_mask"]
-  mask = np.ones_like(mask) if key.endswith("_nomask") else mask
-  features = apply(params, ref["in/t5_ids"], mask)
-  error = max_error(features, ref[f"out/t5/{key}"])
-  print(f"{key}: {error:.1e} of max")
-  assert error < 1e-5  # 2e-6 measured; float32 sums in another order
 
 
 def test_bfloat16_features_are_close_and_the_result_is_float32():

@@ -76,60 +76,6 @@ def latents(frames, size=4, seed=0):
   return rng.normal(size=(1, frames, size, size, 2)).astype(np.float32)
 
 
-def test_an_image_gives_the_released_moments_and_pixels():
-  g = load("vae_image")
-  moments = run("encode")(weights(), last(g["in/x"]))
-  assert max_error(moments, last(g["out/moments"])) < TOLERANCE
-  pixels = run("decode")(weights(), last(g["in/z"]))
-  assert max_error(pixels, last(g["out/decode"])) < TOLERANCE
-
-
-def test_the_posterior_is_the_released_one():
-  g = load("vae_image")
-  q = vae.posterior(last(g["out/moments"]))
-  for name, value in (("mean", q.mean), ("logvar", q.logvar), ("std", q.std)):
-    np.testing.assert_allclose(value, last(g[f"out/{name}"]), rtol=1e-6)
-  np.testing.assert_array_equal(q.mode, last(g["out/mode"]))
-  np.testing.assert_allclose(q.kl(), g["out/kl"], rtol=1e-5)
-  sample = q.sample(last(g["in/eps"]))
-  np.testing.assert_allclose(sample, last(g["out/sample"]), rtol=1e-6)
-  wild = vae.posterior(last(g["in/wild_moments"]))
-  np.testing.assert_array_equal(wild.logvar, last(g["out/wild_logvar"]))
-  np.testing.assert_allclose(wild.std, last(g["out/wild_std"]), rtol=1e-6)
-
-
-def test_a_clip_gives_the_released_moments_and_pixels():
-  g = load("vae_video")
-  moments = run("encode")(weights(), last(g["in/T9/x"]))
-  assert max_error(moments, last(g["out/T9/moments"])) < TOLERANCE
-  pixels = run("decode")(weights(), last(g["in/T9/z"]))
-  assert max_error(pixels, last(g["out/T9/decode"])) < TOLERANCE
-
-
-@pytest.mark.parametrize(
-  ("method", "frames", "window"),
-  [
-    ("encode", 17, 8),
-    ("encode", 25, 16),
-    ("encode", 33, 8),
-    ("decode", 17, 1),
-    ("decode", 17, 2),
-    ("decode", 33, 1),
-  ],
-)
-def test_the_released_windows_give_the_released_numbers(method, frames, window):
-  """Chunks of window + 1, window, window, ... and the rest."""
-  g = load("vae_chunk")
-  letter, name = {"encode": ("x", "moments"), "decode": ("z", "decode")}[method]
-  x = last(g[f"in/T{frames}/{letter}"])
-  cache, parts = None, []
-  for chunk in np.split(x, range(window + 1, x.shape[1], window), 1):
-    y, cache = run(f"{method}_chunk")(weights(), chunk, cache)
-    parts.append(y)
-  desired = last(g[f"out/T{frames}/{name}_w{window}"])
-  assert max_error(np.concatenate(parts, 1), desired) < TOLERANCE
-
-
 @pytest.mark.parametrize("frames", [3, 11])
 def test_any_length_passes_in_chunks(frames):
   """Shorter than a window; two windows in a scan and a remainder."""

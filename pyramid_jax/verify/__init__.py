@@ -1,0 +1,1 @@
+"""Numbers recorded from the PyTorch code, and ours beside them."""
