@@ -152,9 +152,7 @@ def load_trained(
 
 
 def _load_converted(workdir, kind, make, mesh, require) -> Trained:
-  meta = json.loads((workdir / TRAINED).read_text())
-  config = from_dict(Config, meta.pop("config"))
-  _require_kind(workdir, config, kind)
+  config, meta = read_meta(workdir, kind)
   require(meta)
   model, tree = make(config), tensors.read_tree(workdir / WEIGHTS)
   found, wanted = tensors.flat(tree), tensors.flat(model.shapes)
@@ -180,18 +178,23 @@ def save_trained(folder: pathlib.Path, config: Config, meta: Mapping[str, Any]):
   (folder / TRAINED).write_text(text + "\n")
 
 
-def read_config(workdir: str | pathlib.Path) -> Config:
-  """The settings of a training run or of converted weights.
+def read_meta(
+  workdir: str | pathlib.Path, kind: str = ""
+) -> tuple[Config, dict[str, Any]]:
+  """Config and meta of a training run or of converted weights.
 
   Raises:
-    CheckpointError: it is neither.
+    CheckpointError: it is neither, or of another kind of model.
   """
   path = pathlib.Path(workdir) / TRAINED
   if path.is_file():
-    return from_dict(Config, json.loads(path.read_text())["config"])
-  checkpoints, config, _ = open_trained(workdir)
+    meta = json.loads(path.read_text())
+    config = from_dict(Config, meta.pop("config"))
+    _require_kind(path.parent, config, kind)
+    return config, meta
+  checkpoints, config, meta = open_trained(workdir, kind)
   checkpoints.close()
-  return config
+  return config, meta
 
 
 def open_trained(

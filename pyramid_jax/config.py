@@ -268,6 +268,15 @@ class GenerateConfig:
   negative_prompt: str = ""
   fps: float = 24.0
   decode_window: Count = 2  # latent frames a chunk of the VAE
+  tile: int = 0  # pixels a side of a tile of the VAE; 0: whole frames
+
+
+# Sizes and scales of the released models, for whatever model is asked.
+PRESETS = {
+  "384p": dict(height=384, width=640, guidance=7.0, video_guidance=5.0),
+  "768p": dict(height=768, width=1280, guidance=9.0, video_guidance=5.0),
+  "image": dict(height=1024, width=1024, frames=1, guidance=7.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,12 @@ its own arguments, environment, output and exit code.
 """
 
 import dataclasses
+import errno
 import importlib
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import sys
 import tempfile
@@ -64,6 +66,24 @@ def run(command: str, *arguments, before=None) -> Result:
       (pathlib.Path(folder) / name).read_text() for name in ("out", "err")
     )
   return Result(process.exitcode, out, err)
+
+
+def refused(pattern: str, *arguments, **options):
+  """Asserts that a command ends with one line that says `pattern`."""
+  error = run(*arguments, **options).error
+  assert re.search(pattern, error), f"{pattern!r} is not in {error!r}"
+
+
+def fill_disk():
+  """Stands for a disk that is full from now on."""
+  from pyramid_jax import checkpoint
+  from pyramid_jax.generate import export
+
+  def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  checkpoint.ocp.CheckpointManager.save = full
+  export.write_png = full
 
 
 def _command(command, arguments, folder, before):

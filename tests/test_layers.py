@@ -63,7 +63,9 @@ def part(path):
 def test_a_module_imports_only_the_layers_below(path):
   for name, _ in imports(path):
     first, *rest = name.split(".")
-    assert first not in FORBIDDEN, f"{path} imports {name}"
+    alone = path.name == "record_torch.py"  # runs beside the PyTorch code
+    assert first not in FORBIDDEN or alone, f"{path} imports {name}"
+    assert first != "pyramid_jax" or not alone
     if first == "pyramid_jax":
       assert rest[0] in ALLOWED[part(path)], f"{path} imports {name}"
 

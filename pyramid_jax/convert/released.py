@@ -15,6 +15,7 @@ from typing import Any
 
 from pyramid_jax import checkpoint, sharding, tensors
 from pyramid_jax.config import (
+  PRESETS,
   Config,
   GenerateConfig,
   MeshConfig,
@@ -48,12 +49,6 @@ NEGATIVE = (
   "white, low res, extra limbs, extra digits, misplaced objects, mutated "
   "anatomy, monochrome, horror"
 )
-# Defaults of the released pipeline, by what a transformer's folder is called.
-GENERATE = {
-  "768p": GenerateConfig(height=768, width=1280, guidance=9.0),
-  "image": GenerateConfig(height=1024, width=1024, frames=1),
-  "384p": GenerateConfig(height=384, width=640),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,9 +173,10 @@ def _settings(part: Component, config: Any) -> tuple[Config, dict[str, Any]]:
   if part.what == "vae":
     statistics = dataclasses.asdict(STATISTICS[kind])
     return Config(kind="vae", vae=config), {"statistics": statistics}
-  size = next((s for s in GENERATE if s in part.name), "384p")
-  generate = dataclasses.replace(
-    GENERATE[size], prompt_suffix=SUFFIX, negative_prompt=NEGATIVE
+  # a preset is part of the name of a transformer's folder
+  size = next((s for s in PRESETS if s in part.name), "384p")
+  generate = GenerateConfig(
+    **PRESETS[size], prompt_suffix=SUFFIX, negative_prompt=NEGATIVE
   )
   text = TextConfig(path="..", kind=kind)
   latents = {
@@ -255,7 +251,7 @@ def export(
 
 def _trained(workdir: pathlib.Path, weights: str):
   """Model, config, parameters and the folder's name of a VAE or transformer."""
-  config = checkpoint.read_config(workdir)
+  config = checkpoint.read_meta(workdir)[0]
   if config.kind == "vae":
     model, part, name = CAUSAL_VAE, config.vae, VAE
   else:

@@ -4,10 +4,12 @@ Legend: T frames, H W pixels.
 """
 
 import contextlib
+import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -19,8 +21,14 @@ from pyramid_jax.config import ConfigError
 
 
 @contextlib.contextmanager
-def mp4_writer(path: str | os.PathLike, fps: float = 24.0) -> Iterator:
+def mp4_writer(
+  path: str | os.PathLike,
+  fps: float = 24.0,
+  metadata: Mapping[str, Any] | None = None,
+) -> Iterator:
   """A function that appends frames uint8 [T, H, W, 3] to an H.264 file.
+
+  `metadata` is kept in its comment, as JSON.
 
   The file appears under its name when the block ends well; half-written ones
   never do. Odd sizes lose their last row or column (H.264 halves colour).
@@ -32,6 +40,8 @@ def mp4_writer(path: str | os.PathLike, fps: float = 24.0) -> Iterator:
   try:
     with av.open(str(beside), "w", options={"movflags": "faststart"}) as file:
       stream = None
+      if metadata:
+        file.metadata["comment"] = json.dumps(metadata)
 
       def append(frames: np.ndarray):
         nonlocal stream

@@ -8,8 +8,9 @@ pixels.
 """
 
 import dataclasses
+import hashlib
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from pyramid_jax import checkpoint, sharding
+from pyramid_jax import config as settings
 from pyramid_jax.checkpoint import CheckpointError
 from pyramid_jax.config import (
   Config,
@@ -29,9 +31,12 @@ from pyramid_jax.convert.text_folder import TextEncoder, load_text_encoder
 from pyramid_jax.data.sizes import check_frames, check_size, schedule_of
 from pyramid_jax.flow.plan import Plan
 from pyramid_jax.flow.sampler import generate_units
+from pyramid_jax.generate.phases import Part, Phases
 from pyramid_jax.generate.trained_vae import TrainedVAE
 from pyramid_jax.models.dit import make_dit
 from pyramid_jax.models.pure import Params
+
+Changes = Mapping[int, Sequence[str]]
 
 
 class Pipeline:
@@ -39,26 +44,32 @@ class Pipeline:
 
   Attributes:
     config: of the training run; `config.generate` are the defaults.
-    vae: decodes, and encodes frames that are given.
-    text: encodes prompts.
+    vae_config: sizes of its VAE.
+    phases: seconds and peak memory of what was done last.
   """
 
   def __init__(
     self,
     config: Config,
-    params: Params,
-    vae: TrainedVAE,
-    text: TextEncoder,
+    params: Part[Params],
+    vae: Part[TrainedVAE],
+    text: Part[TextEncoder],
     mesh: jax.sharding.Mesh,
+    vae_config: settings.VAEConfig,
   ):
-    self.config, self.vae, self.text, self.mesh = config, vae, text, mesh
+    self.config, self.mesh, self.vae_config = config, mesh, vae_config
     self.schedule = schedule_of(config.flow)
+    self.phases = Phases()
+    self._params, self._vae, self._text = params, vae, text
+    self._progress: Callable[[], None] = lambda: None
     model = make_dit(config.model)
-    # one function object, so that a second call finds the compiled program
-    self.velocity = Partial(
-      lambda params, x, rows, timestep: model.apply(params, x, rows, timestep),
-      params,
-    )
+
+    def counted(params, x, rows, timestep):
+      jax.debug.callback(lambda: self._progress())
+      return model.apply(params, x, rows, timestep)
+
+    # one function object each, so that a second call finds the compiled program
+    self._velocity, self._counted = model.apply, counted
 
   @classmethod
   def load(
@@ -69,25 +80,26 @@ class Pipeline:
     text: str = "",
     weights: str = "ema",
     mesh: jax.sharding.Mesh | None = None,
+    low_memory: bool = False,
   ) -> "Pipeline":
-    """Reads everything from a training run's workdir.
+    """Reads everything from a training run, or from converted weights.
 
     Args:
-      workdir: of `pyramid-train`.
+      workdir: of `pyramid-train`, or a transformer of `pyramid-convert`.
       vae: the VAE's workdir, if it moved since the data were encoded.
       text: the text encoder's folder, if it moved.
       weights: "ema" or "params".
       mesh: devices; all local ones by default.
+      low_memory: text encoder, transformer and VAE are loaded one after the
+        other, each when its turn comes, and dropped when it is done.
 
     Raises:
       CheckpointError: something is missing, or VAE or text encoder are not
         those that the model was trained with.
     """
-    mesh = mesh or sharding.make_mesh(MeshConfig())
-    trained = checkpoint.load_trained(
-      workdir, "dit", lambda config: make_dit(config.model), mesh, weights
-    )
-    data, here = trained.meta["latents"], pathlib.Path(workdir)
+    mesh, here = mesh or sharding.make_mesh(MeshConfig()), pathlib.Path(workdir)
+    config, meta = checkpoint.read_meta(here, "dit")
+    data = meta["latents"]
     places = {
       "vae": vae or here / data["vae_path"],
       "text": text or here / data["text_path"],
@@ -98,22 +110,46 @@ class Pipeline:
           f"{workdir} was trained with the {name} of {path}, which is not "
           f"there; say with --{name} where it is now."
         )
-    trained_vae = TrainedVAE.load(places["vae"], mesh)
-    encoder = load_text_encoder(
-      places["text"],
-      data["text_kind"],
-      max_tokens=data["text_max_tokens"],
-      dtype=data["text_dtype"],
-    )
-    for name, part in (("vae", trained_vae), ("text", encoder)):
-      wanted, found = data[f"{name}_fingerprint"], part.fingerprint
-      if wanted and wanted != found:  # released weights name none
+
+    def checked(name: str, part):
+      wanted, found = data[f"{name}_fingerprint"], ""
+      if wanted:  # released weights name none
+        found = part.fingerprint
+      if wanted != found:
         raise CheckpointError(
           f"{workdir} was trained with another {name} than {places[name]} "
           f"(fingerprint {wanted[:12]}, found {found[:12]}); name the right "
           f"one with --{name}."
         )
-    return cls(trained.config, trained.params, trained_vae, encoder, mesh)
+      return part
+
+    make = lambda config: make_dit(config.model)
+    encoder = lambda: load_text_encoder(
+      places["text"],
+      data["text_kind"],
+      max_tokens=data["text_max_tokens"],
+      dtype=data["text_dtype"],
+    )
+    stays = not low_memory
+    trained = lambda: checkpoint.load_trained(here, "dit", make, mesh, weights)
+    return cls(
+      config,
+      Part(lambda: trained().params, stays),
+      Part(lambda: checked("vae", TrainedVAE.load(places["vae"], mesh)), stays),
+      Part(lambda: checked("text", encoder()), stays),
+      mesh,
+      checkpoint.read_meta(places["vae"], "vae")[0].vae,
+    )
+
+  @property
+  def vae(self) -> TrainedVAE:
+    """Decodes, and encodes frames that are given."""
+    return self._vae.value
+
+  @property
+  def text(self) -> TextEncoder:
+    """Encodes prompts."""
+    return self._text.value
 
   def __call__(self, prompts: Sequence[str], **options) -> np.ndarray:
     """All frames uint8 [B, T, H, W, 3]; options as `stream`."""
@@ -126,49 +162,114 @@ class Pipeline:
     seed: int = 0,
     first: int = 0,
     given: np.ndarray | None = None,
+    later: Changes | None = None,
+    progress: Callable[[], None] | None = None,
     **changes: Any,
   ) -> Iterator[np.ndarray]:
     """Frames uint8 [B, t, H, W, 3] of each unit, as soon as it is done.
 
     Args:
       prompts: B of them.
-      seed: sample i draws from (seed, i) alone, whatever else is in the batch.
+      seed: sample i draws from (seed, i) alone, whatever else is in the batch
+        and on however many devices.
       first: number of the first sample; the others follow.
       given: uint8 [B, T0, H, W, 3] frames to go on from, 8 n + 1; they come
         first in the stream, as the VAE sees them.
+      later: unit -> B prompts that hold from this unit on.
+      progress: called after every call of the transformer.
       **changes: to `config.generate`, such as frames or guidance.
 
     Raises:
       ConfigError: a size, length or option that cannot be generated.
     """
     options = self.options(**changes)
-    plan = self.plan(options)
+    self.plan(options)
+    stream = self._frames(
+      list(prompts), options, seed, first, given, later, progress
+    )
+    yield from stream
+
+  def _frames(self, prompts, options, seed, first, given, later, progress):
     B = len(prompts)
-    padded = -(-B // self.vae.batch_multiple) * self.vae.batch_multiple
-    prompts = [*prompts, *[prompts[-1]] * (padded - B)]
+    units = self.latents(
+      prompts, options, seed=seed, first=first, given=given, later=later,
+      progress=progress,
+    )  # fmt: skip
+    chunks = (ends[-1] for ends in units)
+    if not self._params.stays:  # the transformer goes before the VAE comes
+      chunks = [np.asarray(chunk) for chunk in chunks]
+    with self._vae() as vae:
+      stream = vae.decode_stream(chunks, options.tile)
+      while True:
+        with self.phases.timed("VAE"):
+          if (frames := next(stream, None)) is None:
+            return
+        yield frames[:B]
+
+  def latents(
+    self,
+    prompts: Sequence[str],
+    options: GenerateConfig,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    given: np.ndarray | None = None,
+    later: Changes | None = None,
+    progress: Callable[[], None] | None = None,
+  ) -> Iterator[tuple[jax.Array, ...]]:
+    """Where the stages of each unit end, [B', T, h, w, C] normalised latents.
+
+    The coarsest is first, the last is the unit's own. B' is B, made a multiple
+    of what the mesh splits rows by; given frames come as one unit of one stage.
+    """
+    plan, count = self.plan(options), len(prompts)
+    split = 1
+    for axis in sharding.RULES["batch"]:
+      split *= self.mesh.shape[axis]
+    padded = -(-count // split) * split
+    fill = lambda x: [*x, *[x[-1]] * (padded - count)]
+    asked = {0: fill(prompts)}
+    for unit, texts in (later or {}).items():
+      if not 0 < unit < plan.units or len(texts) != count:
+        raise ConfigError(
+          f"later prompts at unit {unit}: {len(texts)} of them; units 1 to "
+          f"{plan.units - 1} can change, with {count} prompts each."
+        )
+      asked[unit] = fill(texts)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
       first + jnp.arange(padded)
     )
-    text = self._text(prompts, options, plan)
+    with self._text() as text, self.phases.timed("text"):
+      rows = self._rows(text, asked, options, plan)
+    start = lambda unit: max(u for u in rows if u <= unit)
     prefix = None
     if given is not None:
-      given = np.concatenate([given, given[-1:].repeat(padded - B, 0)])
-      z = self.vae.encode(
-        list(given), [f"{seed} {first + i}" for i in range(padded)], 8
+      prefix = self._encode(np.asarray(fill(given)), seed, first, options.tile)
+      yield (jnp.asarray(prefix),)
+    self._progress = progress or (lambda: None)
+    velocity = self._counted if progress else self._velocity
+    with self._params() as params, jax.set_mesh(self.mesh):
+      units = generate_units(
+        Partial(velocity, params),
+        plan,
+        self.schedule,
+        lambda unit: rows[start(unit)],
+        keys=keys,
+        prefix=prefix,
       )
-      prefix = np.stack([self.vae.statistics.normalise(x) for x in z])
+      while True:
+        with self.phases.timed("transformer"):
+          if (ends := next(units, None)) is None:
+            return
+          jax.block_until_ready(ends)
+        yield ends
 
-    def units():
-      if prefix is not None:
-        yield jnp.asarray(prefix)
-      with jax.set_mesh(self.mesh):
-        for ends in generate_units(
-          self.velocity, plan, self.schedule, text, keys=keys, prefix=prefix
-        ):
-          yield ends[-1]
-
-    for frames in self.vae.decode_stream(units()):
-      yield frames[:B]
+  def _encode(self, given, seed, first, tile) -> np.ndarray:
+    """Given frames as normalised latents."""
+    with self._vae() as vae, self.phases.timed("VAE, given frames"):
+      ids = [f"{seed} {first + i}" for i in range(len(given))]
+      z = vae.encode(list(given), ids, 8, tile=tile)
+      return np.stack([vae.statistics.normalise(x) for x in z])
 
   def options(self, **changes: Any) -> GenerateConfig:
     """`config.generate` with changes; None leaves a setting."""
@@ -189,8 +290,8 @@ class Pipeline:
         that it can is named.
     """
     model, flow = self.config.model, self.config.flow
-    check_size(options.height, options.width, flow, model, self.vae.config)
-    check_frames(options.frames, flow, self.vae.config)
+    check_size(options.height, options.width, flow, model, self.vae_config)
+    check_frames(options.frames, flow, self.vae_config)
     for name in ("steps", "video_steps"):
       steps = getattr(options, name)
       if len(steps) != flow.stages or min(steps) < 1:
@@ -198,7 +299,14 @@ class Pipeline:
           f"config.generate.{name} is {steps}; give a number of steps, at "
           f"least 1, for each of the {flow.stages} stages."
         )
-    space, time = self.vae.space_factor, self.vae.time_factor
+    space = 2 ** sum(self.vae_config.down_space)
+    time = 2 ** sum(self.vae_config.down_time)
+    if options.tile % (4 * space):
+      near = max(round(options.tile / (4 * space)), 1) * 4 * space
+      raise ConfigError(
+        f"config.generate.tile is {options.tile}; it must be a multiple of "
+        f"{4 * space} (a quarter overlaps, VAE {space}), or 0; nearest: {near}."
+      )
     return Plan(
       frames=(options.frames - 1) // time + 1,
       height=options.height // space,
@@ -218,20 +326,42 @@ class Pipeline:
       full_sequence=flow.history == "none",
     )
 
-  def _text(
-    self, prompts: Sequence[str], options: GenerateConfig, plan: Plan
-  ) -> dict[str, np.ndarray]:
-    """Text rows of the sampler: negative prompts first, if guided."""
-    asked = [prompt + options.prompt_suffix for prompt in prompts]
-    if plan.guided:
-      asked = [options.negative_prompt] * len(asked) + asked
-    encoded = self.text.encode(asked)
-    M = max(len(features) for features, _ in encoded)
+  def metadata(
+    self, prompt: str, options: GenerateConfig, seed: int, sample: int
+  ) -> dict[str, Any]:
+    """What a clip was made from; `config` is a hash of the run's settings."""
+    text = settings.to_json(self.config)
+    return {
+      "prompt": prompt,
+      "seed": seed,
+      "sample": sample,
+      "config": hashlib.sha256(text.encode()).hexdigest()[:16],
+      **dataclasses.asdict(options),
+    }
+
+  def _rows(
+    self,
+    text: TextEncoder,
+    asked: Mapping[int, Sequence[str]],
+    options: GenerateConfig,
+    plan: Plan,
+  ) -> dict[int, dict[str, np.ndarray]]:
+    """Text rows from each unit on, of one shape: negative prompts first."""
+    prompts = [p + options.prompt_suffix for x in asked.values() for p in x]
+    found = text.encode([options.negative_prompt, *prompts])
+    negative, positive = found[0], iter(found[1:])
+    M = max(len(features) for features, _ in found)
     M = -(-M // 16) * 16  # few lengths, few compiles
-    text = np.zeros((len(asked), M, self.text.text_dim), np.float32)
-    segment = np.zeros((len(asked), M), np.int32)
-    for i, (features, _) in enumerate(encoded):
-      text[i, : len(features)] = features
-      segment[i, : len(features)] = 1
-    pooled = np.stack([p for _, p in encoded])[:, None]
-    return {"text": text, "text_segment": segment, "pooled": pooled}
+    result = {}
+    for unit, texts in asked.items():
+      rows = [next(positive) for _ in texts]
+      if plan.guided:
+        rows = [negative] * len(rows) + rows
+      features = np.zeros((len(rows), M, text.text_dim), np.float32)
+      segment = np.zeros((len(rows), M), np.int32)
+      for i, (x, _) in enumerate(rows):
+        features[i, : len(x)] = x
+        segment[i, : len(x)] = 1
+      pooled = np.stack([p for _, p in rows])[:, None]
+      result[unit] = dict(text=features, text_segment=segment, pooled=pooled)
+    return result

@@ -19,6 +19,7 @@ from pyramid_jax.config import VAEConfig
 from pyramid_jax.data.latents import Statistics
 from pyramid_jax.generate.export import to_uint8
 from pyramid_jax.models import vae as vae_lib
+from pyramid_jax.models import vae_tiling
 from pyramid_jax.models.pure import Params, Pure, fingerprint, pure
 
 
@@ -49,12 +50,14 @@ class TrainedVAE:
     self.fingerprint = fingerprint(settings.to_json(config), params)
     model = make_model(config)
 
-    def encode(params, video_BTHWC, keys, window):
-      moments = model.apply(
+    def encode(params, video_BTHWC, window):
+      return model.apply(
         params,
         video_BTHWC.astype(jnp.float32) / 127.5 - 1,
         method=lambda vae, x: vae_lib.encode_chunked(vae, x, window),
       )
+
+    def draw(moments, keys):
       q = vae_lib.posterior(moments)
       if not config.sample:
         return q.mode
@@ -66,6 +69,7 @@ class TrainedVAE:
       return model.apply(params, z_BTHWZ, cache, method="decode_chunk")
 
     self._encode = jax.jit(encode, static_argnames="window")
+    self._draw = jax.jit(draw)
     self._decode = jax.jit(decode)
 
   @classmethod
@@ -106,21 +110,34 @@ class TrainedVAE:
     ids: Sequence[str],
     window: int,
     batch: int = 1,
+    tile: int = 0,
   ) -> list[np.ndarray]:
     """Latents [T', h, w, Z] of clips uint8 [T, H, W, 3] of one shape.
 
     They are posterior draws that depend on the clip's id alone, or means where
     `config.sample` is False. Not normalised. The clips are padded to a multiple
-    of `batch` and of the mesh, so that few shapes are compiled.
+    of `batch` and of the mesh, so that few shapes are compiled. Frames larger
+    than `tile` pixels a side go through in tiles (models/vae_tiling.py).
     """
     count, split = len(videos), math.lcm(self.batch_multiple, batch)
     padded = -(-count // split) * split
     videos = [*videos, *[videos[-1]] * (padded - count)]
     ids = [*ids, *[ids[-1]] * (padded - count)]
     keys = jax.vmap(jax.random.key)(np.array([_seed(i) for i in ids]))
+    video = np.stack(videos)
+    side = tile or max(video.shape[2:4])
     with jax.set_mesh(self.mesh):
-      batch = sharding.place_batch(self.mesh, np.stack(videos), padded)
-      z = self._encode(self.params, batch, keys, window=window)
+      moments = vae_tiling.run_tiles(
+        lambda _, x: self._encode(
+          self.params,
+          sharding.place_batch(self.mesh, np.ascontiguousarray(x), padded),
+          window=window,
+        ),
+        video,
+        side,
+        side // self.space_factor,
+      )
+      z = self._draw(moments, keys)
     return list(np.asarray(z))[:count]
 
   @property
@@ -128,20 +145,34 @@ class TrainedVAE:
     """Batches of a multiple of this fill the mesh."""
     return int(np.prod([self.mesh.shape[a] for a in sharding.RULES["batch"]]))
 
-  def decode_stream(self, chunks: Iterable[jax.Array]) -> Iterator[np.ndarray]:
+  def decode_stream(
+    self, chunks: Iterable[jax.Array], tile: int = 0
+  ) -> Iterator[np.ndarray]:
     """Frames uint8 [B, T, H, W, 3] of each chunk of normalised latents.
 
     The chunks are one clip in order; the first begins with its first frame.
+    Frames larger than `tile` pixels a side are made in tiles; what a tile has
+    to remember of its past waits on the host meanwhile.
     """
-    s, cache = self.statistics, None
+    s, caches = self.statistics, {}
     for z_BTHWZ in chunks:
       later = z_BTHWZ / s.video_scale + s.video_shift
-      if cache is None:
+      if not caches:
         first = z_BTHWZ[:, :1] / s.scale + s.shift
         later = jnp.concatenate([first, later[:, 1:]], 1)
+      side = tile // self.space_factor or max(later.shape[2:4])
+      tiled = max(later.shape[2:4]) > side
+
+      def run(place, z, tiled=tiled):
+        pixels, cache = self._decode(self.params, z, caches.get(place))
+        caches[place] = jax.device_get(cache) if tiled else cache
+        return pixels
+
       with jax.set_mesh(self.mesh):
-        pixels, cache = self._decode(self.params, later, cache)
-      yield to_uint8(np.asarray(pixels))
+        pixels = vae_tiling.run_tiles(
+          run, later, side, side * self.space_factor
+        )
+      yield to_uint8(pixels)
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from einops import rearrange
 
 from pyramid_jax.config import DiTConfig
 from pyramid_jax.convert.models import DIT
+from pyramid_jax.convert.snapshot import open_tensors
 from pyramid_jax.flow.history import joint_order
 from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.verify.file import Reference
@@ -33,7 +34,10 @@ FLOOR = 0.01
 def load(file: Reference, options: Options) -> tuple[DiTConfig, Pure, Params]:
   """The model of a file and its parameters."""
   config = DIT.read_config(file.config["model"])
-  params = DIT.from_torch(config, file.under("param/"))
+  tensors = file.under("param/")
+  if not tensors and "snapshot" in file.config:  # weights that lie elsewhere
+    tensors = open_tensors(file.path.parent / file.config["snapshot"])
+  params = DIT.from_torch(config, tensors)
   config = dataclasses.replace(
     config, dtype=options.dtype, attention=options.attention
   )

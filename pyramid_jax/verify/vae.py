@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from pyramid_jax.convert.models import CAUSAL_VAE
 from pyramid_jax.convert.released import STATISTICS
@@ -179,15 +178,22 @@ def _tile(file: Reference, case: str) -> int:
 def blocks(file: Reference, report: Report, options: Options):
   """Compares single blocks."""
   model, params = load(file, options)
-  module = nnx.merge(model.graphdef, jax.tree.map(jnp.asarray, params))
-  for key, (path, name, frames, how) in BLOCKS.items():
-    found = module
-    for step in path:
-      found = found[step] if isinstance(step, int) else getattr(found, step)
-    x = jnp.asarray(channels_last(file[f"in/{name}"]))[:, :frames]
-    y = channels_first(how(found, x))
-    theirs = file[f"out/{key}"]
-    report.compare(f"out/{key}", y.reshape(theirs.shape), OUTPUT)
+  inputs = {k: channels_last(x) for k, x in file.under("in/").items()}
+
+  def run(module, inputs):
+    result = {}
+    for key, (path, name, frames, how) in BLOCKS.items():
+      found = module
+      for step in path:
+        found = found[step] if isinstance(step, int) else getattr(found, step)
+      result[key] = how(found, inputs[name][:, :frames])
+    return result
+
+  apply = options.jit(functools.partial(model.apply, method=run))
+  for key, y in apply(params, inputs).items():
+    shape = file[f"out/{key}"].shape
+    ours = channels_first(y).reshape(shape)
+    report.compare(f"out/{key}", ours, OUTPUT)
 
 
 def _whole(module, x):

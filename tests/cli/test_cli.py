@@ -1,8 +1,6 @@
 """What goes wrong by a user's hand is one clear line and exit code 2."""
 
-import errno
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -11,18 +9,13 @@ import numpy as np
 import pytest
 
 from tests import commands, tiny
+from tests.commands import fill_disk, refused
 from tests.data import random_store, videos
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 TINY = f"config={CONFIGS}/tiny.py"
 SMALL = f"config={tiny.__file__}"
-COMMANDS = ("shapes", "train", "encode", "generate")
-
-
-def refused(pattern, *arguments, **options):
-  """Asserts that a command ends with one line that says `pattern`."""
-  error = commands.run(*arguments, **options).error
-  assert re.search(pattern, error), f"{pattern!r} is not in {error!r}"
+COMMANDS = ("shapes", "train", "encode", "generate", "convert", "verify")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -30,7 +23,7 @@ def test_help_says_what_the_command_does_and_every_flag(command):
   result = commands.run(command, "help")
   assert (result.code, result.err) == (0, "")
   assert result.out.startswith(f"pyramid-{command}: ")
-  assert f"pyramid-{command} --" in result.out  # an example
+  assert result.out.count(f"pyramid-{command} ") >= 1  # an example
   flags = [x for x in result.out.splitlines() if x.startswith("  --")]
   assert len(flags) >= 3 and all(len(flag.split()) > 2 for flag in flags)
   assert max(map(len, result.out.splitlines())) <= 80
@@ -59,7 +52,7 @@ CONFIG = {
   "setting": (
     [TINY, "config.model.layrs=3"],
     r"^config\.model\.layrs is not a setting; did you mean config\.model\."
-    r"layers\? Settings of config\.model: layers, heads, ",
+    r"layers\? Settings of config\.model: kind, layers, ",
   ),
   "group": ([TINY, "config.modle.layers=3"], r"did you mean config\.model\?"),
   "type": ([TINY, "config.model.layers=x"], r"model\.layers=x: invalid"),
@@ -310,18 +303,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, workdirs):
   assert checkpoints(run) == [1, 2, 3]
 
 
-def fill_disk():
-  """Stands for a disk that is full from now on."""
-  from pyramid_jax import checkpoint
-  from pyramid_jax.generate import export
-
-  def full(*args, **kwargs):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-  checkpoint.ocp.CheckpointManager.save = full
-  export.write_png = full
-
-
 def test_a_full_disk_keeps_the_checkpoint_of_before(run, workdirs):
   refused(
     r"^the disk of .*run/checkpoints is full; this checkpoint was not written, "
@@ -330,76 +311,3 @@ def test_a_full_disk_keeps_the_checkpoint_of_before(run, workdirs):
     before=fill_disk,
   )
   assert checkpoints(run) == [1, 2]
-
-
-def generate(workdir, out, *more):
-  return "generate", f"workdir={workdir}", f"out={out}", *more
-
-
-PROMPT = "prompt=a red circle"
-REQUESTS = {
-  "ending": (["x.avi", PROMPT], r"x\.avi must end in \.mp4, \.gif or \.png\.$"),
-  "one file": (
-    ["x.mp4", PROMPT, "prompt=b"],
-    r"^--out=x\.mp4 is one file for 2 prompts; name a folder\.$",
-  ),
-  "prompts": (["x.mp4", "prompts=none.txt"], r"--prompts: none\.txt is not a"),
-  "sheet": (["x.mp4", PROMPT, "sheet=s.jpg"], r"--sheet=s\.jpg must end"),
-  "batch": (["x.mp4", PROMPT, "batch=0"], r"--batch=0: .*"),
-  "heldout": (["x", "heldout=none"], r"none is not a complete dataset"),
-  "height": (
-    ["x.mp4", PROMPT, "height=36"],
-    r"^height 36 is not a multiple of 8 \(2\^\(2-1\) x patch 2 x VAE 2\); "
-    r"nearest: 32\.$",
-  ),
-  "frames": (["x.mp4", PROMPT, "frames=4"], r"frames 4 is not 2 n \+ 1 .*: 5"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("arguments, message", REQUESTS.values(), ids=REQUESTS)
-def test_a_request_that_cannot_be_met_is_told(workdirs, arguments, message):
-  refused(message, *generate(workdirs.dit, *arguments))
-
-
-def test_a_workdir_that_cannot_generate_is_told(tmp_path, workdirs):
-  out = f"{tmp_path}/x.mp4"
-  refused(
-    r"none has no checkpoint \(none in .*none/checkpoints\)\. Give the "
-    r"--workdir of a finished pyramid-train\.$",
-    *generate(tmp_path / "none", out, PROMPT),
-  )
-  refused(
-    r"holds a checkpoint of kind 'vae'; this needs one of kind 'dit'",
-    *generate(workdirs.vae, out, PROMPT),
-  )
-  refused(
-    r"trained with the vae of none, which is not there; say with --vae where",
-    *generate(workdirs.dit, out, PROMPT, "vae=none"),
-  )
-  assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_leaves_no_half_of_a_picture(tmp_path, workdirs):
-  refused(
-    r"^the disk is full\. Free some space and run the same command again",
-    *generate(workdirs.dit, tmp_path / "x.png", PROMPT),
-    before=fill_disk,
-  )
-  assert not list(tmp_path.iterdir())
-
-
-def interrupt():
-  from pyramid_jax.generate import pipeline
-
-  def interrupted(*args, **kwargs):
-    raise KeyboardInterrupt
-
-  pipeline.Pipeline.load = interrupted
-
-
-def test_an_interruption_is_one_line(tmp_path, workdirs):
-  result = commands.run(
-    *generate(workdirs.dit, tmp_path / "x.mp4", PROMPT), before=interrupt
-  )
-  assert result.code == 130
-  assert result.err == "pyramid-generate: error: interrupted\n"

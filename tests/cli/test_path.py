@@ -52,9 +52,10 @@ def test_several_prompts_give_a_clip_each_and_a_sheet(workdirs, tmp_path):
   result = commands.run(
     "generate", f"workdir={workdirs.dit}", "prompt=a red circle",
     "prompt=a blue circle", f"out={tmp_path}/clips",
-    f"sheet={tmp_path}/sheet.png",
+    f"sheet={tmp_path}/sheet.png", f"compilation_cache={tmp_path}/compiled",
   )  # fmt: skip
   assert result.code == 0, result.err
+  assert "programs compiled" in result.out and "transformer" in result.out
   names = ["a-red-circle", "a-blue-circle"]
   files = [tmp_path / "clips" / f"{name}.mp4" for name in names]
   told = [line for line in result.out.splitlines() if line.startswith("/")]
@@ -63,5 +64,25 @@ def test_several_prompts_give_a_clip_each_and_a_sheet(workdirs, tmp_path):
     with av.open(str(file)) as container:
       frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
       assert container.streams.video[0].average_rate == 24
+      told_of = json.loads(container.metadata["comment"])
+      assert told_of["prompt"] == file.stem.replace("-", " ")
+      assert told_of["seed"] == 0 and len(told_of["config"]) == 16
     assert np.stack(frames).shape == (5, 32, 32, 3)
   assert PIL.Image.open(tmp_path / "sheet.png").format == "PNG"
+
+
+def test_an_image_moves_and_a_second_run_compiles_nothing(workdirs, tmp_path):
+  PIL.Image.new("RGB", (48, 40), "red").save(tmp_path / "red.png")
+  arguments = (
+    "generate", f"workdir={workdirs.dit}", "prompt=a red circle", "samples=2",
+    f"image={tmp_path}/red.png", f"out={tmp_path}/clips", "low_memory",
+    "change=2: a blue circle", f"compilation_cache={tmp_path}/compiled",
+  )  # fmt: skip
+  first, second = commands.run(*arguments), commands.run(*arguments)
+  assert (first.code, second.code) == (0, 0), first.err + second.err
+  assert sorted(p.name for p in (tmp_path / "clips").iterdir()) == [
+    "a-red-circle-2.mp4", "a-red-circle.mp4",
+  ]  # fmt: skip
+  assert "VAE, given frames" in first.out
+  assert "0 programs compiled" not in first.out
+  assert " 0 programs compiled" in f" {second.out.splitlines()[-1]}"

@@ -173,13 +173,16 @@ def test_a_buckets_padding_changes_nothing():
     assert row["joint"].shape[1] % 64 == 0, stage
 
 
-def test_sixteen_units_compile_at_most_four_times_and_never_again():
-  plan = dataclasses.replace(PLAN, frames=16)
+@pytest.mark.parametrize("units, programs", [(16, 4), (31, 5)])
+def test_few_programs_serve_all_units_and_none_is_compiled_again(
+  units, programs
+):
+  plan = dataclasses.replace(PLAN, frames=units)
   TRACES.clear()
   generate(plan)
   stages = SCHEDULE.stages
-  assert len(TRACES) <= 4 * stages, TRACES
-  assert len({bucket(unit, 16) for unit in range(16)}) == 4
+  assert len(TRACES) <= programs * stages, TRACES
+  assert len({bucket(unit, units) for unit in range(units)}) == programs
   TRACES.clear()
   generate(
     dataclasses.replace(plan, guidance=5.0, guidance_decay=0.1),

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from pyramid_jax import checkpoint
+from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import ConfigError, MeshConfig
 from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
 from pyramid_jax.generate.pipeline import Pipeline
 
@@ -94,6 +94,7 @@ def test_clips_are_encoded_alike_alone_and_in_a_padded_batch(pipeline):
     ({"width": 40 * 8}, r"width 320 is more than the position table covers"),
     ({"frames": 6}, r"frames 6 is not 2 n \+ 1 .*nearest: 5"),
     ({"steps": (1, 1, 1)}, r"steps is \(1, 1, 1\); .* each of the 2 stages"),
+    ({"tile": 12}, r"tile is 12; .*multiple of 8 .*nearest: 16"),
     ({"video_steps": (0, 1)}, r"video_steps is \(0, 1\); .* at least 1"),
     ({"frmes": 5}, r"frmes: not an option of generation; there are .*frames"),
   ],
@@ -108,7 +109,7 @@ def test_the_trained_weights_can_be_had_without_their_average(
 ):
   raw = Pipeline.load(workdirs.dit, weights="params")
   ema, params = (
-    np.concatenate([x.ravel() for x in jax.tree.leaves(p.velocity.args[0])])
+    np.concatenate([x.ravel() for x in jax.tree.leaves(p._params.value)])
     for p in (pipeline, raw)
   )
   assert ema.shape == params.shape and (ema != params).any()
@@ -118,25 +119,73 @@ def test_the_trained_weights_can_be_had_without_their_average(
 def moved(workdirs, tmp_path):
   """The transformer's workdir, whose VAE and text encoders are elsewhere."""
   shutil.copytree(workdirs.dit, tmp_path / "dit")
-  old = {"vae": workdirs.vae, "text": workdirs.text}
-  new = {name: path.rename(tmp_path / name) for name, path in old.items()}
-  yield tmp_path / "dit", new
-  for name, path in new.items():
-    path.rename(old[name])
+  for file in (tmp_path / "dit" / "checkpoints").rglob("meta/metadata"):
+    text = file.read_text()
+    assert str(workdirs.folder) in text
+    file.write_text(text.replace(str(workdirs.folder), "/gone"))
+  return tmp_path / "dit"
 
 
 def test_moved_folders_are_named_and_can_be_given(workdirs, moved):
-  dit, new = moved
+  vae, text = str(workdirs.vae), str(workdirs.text)
   with pytest.raises(
     CheckpointError,
-    match=f"trained with the vae of {workdirs.vae}, which is not there; say "
-    "with --vae",
+    match="trained with the vae of /gone/vae, which is not there; say with "
+    "--vae",
   ):
-    Pipeline.load(dit)
+    Pipeline.load(moved)
   with pytest.raises(CheckpointError, match="the text of .* with --text"):
-    Pipeline.load(dit, vae=str(new["vae"]))
-  found = Pipeline.load(dit, vae=str(new["vae"]), text=str(new["text"]))
-  assert found.vae.path == str(new["vae"])
+    Pipeline.load(moved, vae=vae)
+  assert Pipeline.load(moved, vae=vae, text=text).vae.path == vae
+
+
+def test_prompts_change_at_a_unit(pipeline, frames):
+  changed = pipeline([RED, BLUE], seed=5, later={2: [GREEN, GREEN]})
+  np.testing.assert_array_equal(changed[:, :3], frames[:, :3])
+  assert (changed[:, 3:] != frames[:, 3:]).any((1, 2, 3, 4)).all()
+  for later, message in (
+    ({3: [GREEN, GREEN]}, "unit 3: 2 of them; units 1 to 2 can change"),
+    ({1: [GREEN]}, "unit 1: 1 of them; .* with 2 prompts each"),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      pipeline([RED, BLUE], later=later)
+
+
+def test_models_that_take_turns_give_the_same_frames(workdirs, frames):
+  low = Pipeline.load(workdirs.dit, low_memory=True)
+  np.testing.assert_array_equal(low([RED, BLUE], seed=5), frames)
+  assert list(low.phases) == ["text", "transformer", "VAE"]
+  assert all(p.seconds > 0 and p.peak > 2**20 for p in low.phases.values())
+
+
+def test_one_device_gives_the_frames_of_eight(workdirs, frames):
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+  alone = Pipeline.load(workdirs.dit, mesh=mesh)([RED, BLUE], seed=5)
+  # float32 sums in another order move a value by one of 256 levels at most
+  np.testing.assert_allclose(alone.astype(int), frames.astype(int), atol=1)
+
+
+def test_progress_counts_every_call_of_the_transformer(pipeline, frames):
+  calls = []
+  same = pipeline([RED, BLUE], seed=5, progress=lambda: calls.append(1))
+  np.testing.assert_allclose(same.astype(int), frames.astype(int), atol=1)
+  g = pipeline.config.generate
+  assert len(calls) == sum(g.steps) + 2 * sum(g.video_steps)
+
+
+def test_tiles_do_not_depend_on_how_the_clip_is_cut_in_time(pipeline):
+  z = np.random.default_rng(0).normal(size=(1, 5, 16, 16, 4))
+  z = z.astype(np.float32)
+  whole = lambda *sizes, tile=0: np.concatenate(
+    list(pipeline.vae.decode_stream(np.split(z, sizes, 1), tile)), 1
+  )
+  tiled = whole(tile=16)
+  assert tiled.shape == whole().shape == (1, 9, 32, 32, 3)
+  np.testing.assert_array_equal(whole(tile=32), whole())
+  np.testing.assert_allclose(
+    whole(1, 2, 4, tile=16).astype(int), tiled.astype(int), atol=1
+  )
+  assert (tiled != whole()).any()  # each tile sees less
 
 
 def test_another_text_encoder_is_refused(workdirs, tmp_path):

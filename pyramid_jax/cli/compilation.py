@@ -1,0 +1,50 @@
+"""Compiled programs, kept between runs of a command."""
+
+import dataclasses
+import os
+import pathlib
+
+from absl import flags
+
+flags.DEFINE_string(
+  "compilation_cache",
+  os.path.join("~", ".cache", "pyramid_jax", "compiled"),
+  "Folder in which compiled programs are kept; empty: none.",
+)
+
+
+@dataclasses.dataclass
+class Programs:
+  """How many programs were compiled, and how many came from the cache."""
+
+  folder: str
+  compiled: int = 0
+  found: int = 0
+
+  def __str__(self) -> str:
+    if not self.folder:
+      return "compiled programs are not kept (--compilation_cache)"
+    return (
+      f"{self.compiled} programs compiled, {self.found} found in {self.folder}"
+    )
+
+
+def use_cache() -> Programs:
+  """Turns the cache on and counts, from now on."""
+  import jax
+
+  path = flags.FLAGS.compilation_cache
+  programs = Programs(str(pathlib.Path(path).expanduser()) if path else "")
+  if not path:
+    return programs
+  jax.config.update("jax_compilation_cache_dir", programs.folder)
+  # all but the smallest programs
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+  def count(event: str, **_):
+    programs.found += event == "/jax/compilation_cache/cache_hits"
+    programs.compiled += event == "/jax/compilation_cache/cache_misses"
+
+  jax.monitoring.register_event_listener(count)
+  return programs

@@ -1,0 +1,123 @@
+"""Prompts to files: what `pyramid-generate` does."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pyramid_jax.config import ConfigError
+from pyramid_jax.generate import export
+from pyramid_jax.generate.pipeline import Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """One clip to make.
+
+  Attributes:
+    prompt: what it shows.
+    path: .mp4, .gif or .png.
+    given: uint8 [T0, H, W, 3] frames to go on from.
+    truth: a true clip to show beside it in a contact sheet.
+  """
+
+  prompt: str
+  path: pathlib.Path
+  given: np.ndarray | None = None
+  truth: np.ndarray | None = None
+
+
+def generate_clips(
+  pipeline: Pipeline,
+  requests: Sequence[Request],
+  *,
+  seed: int = 0,
+  batch: int = 8,
+  later: Mapping[int, str] | None = None,
+  sheet: pathlib.Path | None = None,
+  progress: Callable[[], None] | None = None,
+  unit_done: Callable[[int], None] = lambda clips: None,
+  **changes: Any,
+) -> list[np.ndarray]:
+  """Generates and writes clips; an mp4 grows as its frames come.
+
+  Args:
+    pipeline: of the model.
+    requests: the clips; clip i draws from (seed, i).
+    seed: of all draws.
+    batch: clips generated together.
+    later: unit -> a prompt that holds from this unit on, for every clip.
+    sheet: a contact sheet to write (.png).
+    progress: called after every call of the transformer.
+    unit_done: called with a number of clips when each got a unit's frames.
+    **changes: to the pipeline's options.
+
+  Returns:
+    The clips, uint8 [T, H, W, 3].
+
+  Raises:
+    ConfigError: as `Pipeline.stream`, or a file of an unknown kind.
+  """
+  options = pipeline.options(**changes)
+  for request in requests:
+    export.check_ending(request.path)
+    check_writable(request.path)
+  clips: list[np.ndarray] = []
+  for start in range(0, len(requests), batch):
+    part = requests[start : start + batch]
+    given = [r.given for r in part if r.given is not None]
+    if len(given) not in (0, len(part)):
+      raise ConfigError(
+        f"{len(given)} of {len(part)} clips of a batch have given frames; give "
+        "them to all, or set the batch to 1."
+      )
+    frames: list[np.ndarray] = []
+    with contextlib.ExitStack() as files:
+      writers = []
+      for i, request in enumerate(part, start):
+        if request.path.suffix == ".mp4":
+          made = pipeline.metadata(request.prompt, options, seed, i)
+          file = export.mp4_writer(request.path, options.fps, made)
+          writers.append((i - start, files.enter_context(file)))
+      for unit in pipeline.stream(
+        [r.prompt for r in part],
+        seed=seed,
+        first=start,
+        given=np.stack(given) if given else None,
+        later={u: [text] * len(part) for u, text in (later or {}).items()},
+        progress=progress,
+        **changes,
+      ):
+        for i, append in writers:
+          append(unit[i])
+        frames.append(unit)
+        unit_done(len(part))
+    done = list(np.concatenate(frames, 1))
+    for request, clip in zip(part, done, strict=True):
+      if request.path.suffix != ".mp4":
+        export.write_clip(request.path, clip, options.fps)
+    clips += done
+  if sheet:
+    columns = [("generated", clips)]
+    if any(r.truth is not None for r in requests):
+      columns.insert(0, ("ground truth", [r.truth for r in requests]))
+    export.contact_sheet(sheet, [r.prompt for r in requests], columns)
+  return clips
+
+
+def check_writable(path: pathlib.Path):
+  """Refuses a place where no file can be made, before work is done.
+
+  Raises:
+    ConfigError: names it.
+  """
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    probe = path.with_name(f".{path.name}.probe")
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
