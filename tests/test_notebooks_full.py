@@ -12,13 +12,29 @@ from tests import tiny
 
 FOLDER = pathlib.Path(__file__).parents[1] / "notebooks"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
-# In the place of the cells tagged "parameters": the same way, shorter.
-PARAMETERS = {
-  "first_clip": f"""
+
+
+def parameters(name, workdirs) -> str:
+  """In the place of the cell tagged "parameters": the same way, shorter."""
+  return {
+    "first_clip": f"""
 config = "{tiny.__file__}"
 out = pathlib.Path("made")
 dataset = "--clips=12 --heldout=8 --size=32 --frames=9"
-"""
+""",
+    "generate": f"""
+workdir, low_memory, changes = "{workdirs.dit}", True, dict(guidance=2.0)
+prompt, out = "a red circle", pathlib.Path("made")
+""",
+    "pyramid_flow": "",
+  }[name]
+
+
+# What a notebook leaves behind.
+MADE = {
+  "first_clip": ["made/mine.gif", "made/samples/contact_sheet.png"],
+  "generate": ["made/clip.gif", "made/clip.mp4", "made/again.gif"],
+  "pyramid_flow": [],
 }
 
 
@@ -32,7 +48,7 @@ def test_the_notebook_is_that_of_the_script_without_outputs(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda s: s.stem)
-def test_the_notebook_runs(script, tmp_path, monkeypatch):
+def test_the_notebook_runs(script, tmp_path, monkeypatch, workdirs):
   # a kernel that is not installed for the user, and this project's commands
   monkeypatch.setenv(
     "PATH", str(pathlib.Path(sys.executable).parent), prepend=":"
@@ -41,7 +57,7 @@ def test_the_notebook_runs(script, tmp_path, monkeypatch):
   notebook = jupytext.read(script)
   for cell in notebook.cells:
     if "parameters" in cell.metadata.get("tags", ()):
-      cell.source = PARAMETERS[script.stem]
+      cell.source = parameters(script.stem, workdirs)
   client = nbclient.NotebookClient(
     notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
   )
@@ -53,5 +69,8 @@ def test_the_notebook_runs(script, tmp_path, monkeypatch):
     if o.output_type == "stream"
   ]
   assert not [text for text in streams if ": error: " in text]
-  assert (tmp_path / "made" / "mine.gif").stat().st_size > 0
-  assert (tmp_path / "made" / "samples" / "contact_sheet.png").exists()
+  for file in MADE[script.stem]:
+    assert (tmp_path / file).stat().st_size > 0
+  if script.stem == "pyramid_flow":
+    assert "corrective noise is off by 0.0" in "".join(streams)
+    assert "15,360 of 119,040 tokens" in "".join(streams)

@@ -64,10 +64,9 @@ def one_device(store):
   return two_steps(config, jax.devices()[:1])
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1), (1, 2, 4)])
-def test_a_mesh_gives_the_loss_of_one_device(store, one_device, shape):
+def test_a_mesh_gives_the_loss_of_one_device(store, one_device):
   config = small_run.config(store)
-  config = small_run.dataclasses.replace(config, mesh=MeshConfig(*shape))
+  config = small_run.dataclasses.replace(config, mesh=MeshConfig(2, 2, 2))
   assert_same_run(two_steps(config), one_device)
 
 

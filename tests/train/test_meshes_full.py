@@ -1,0 +1,39 @@
+"""Other meshes than the default suite's: compiling them takes its time."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pyramid_jax.config import MeshConfig
+from tests.train import small_run, test_dit, test_loop
+from tests.train.test_dit import one_device  # noqa: F401  a fixture
+from tests.train.test_loop import store, whole  # noqa: F401  fixtures
+
+# ruff: noqa: F811  pytest hands fixtures over by name
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 2, 4)])
+def test_a_mesh_gives_the_loss_of_one_device(store, one_device, shape):
+  config = small_run.config(store)
+  config = dataclasses.replace(config, mesh=MeshConfig(*shape))
+  test_dit.assert_same_run(test_dit.two_steps(config), one_device)
+
+
+def test_a_run_continues_on_another_mesh(whole, store, tmp_path):
+  config = small_run.config(store, test_loop.STEPS)
+
+  def kill(n, rows):
+    if n == 4:
+      raise test_loop.Killed
+
+  with pytest.raises(test_loop.Killed):
+    test_loop.train(config, tmp_path, kill)
+  one = dataclasses.replace(config, mesh=MeshConfig(8, 1, 1, 1))
+  test_loop.train(one, tmp_path)
+  # float32 sums in another order, over five optimizer steps
+  np.testing.assert_allclose(
+    list(test_loop.losses(tmp_path).values()),
+    list(whole[0].values()),
+    rtol=1e-3,
+  )
