@@ -50,15 +50,20 @@ class Result:
     return text
 
 
-def run(command: str, *arguments, before=None) -> Result:
+def run(command: str, *arguments, before=None, files=False) -> Result:
   """Runs pyramid-<command> with "--<argument>"s to its end.
 
-  `before` is called first in the process of the command.
+  `before` is called first in the process of the command. With `files`, paths
+  are no flags.
   """
+  flags = [
+    str(a) if files and isinstance(a, pathlib.Path) else f"--{a}"
+    for a in arguments
+  ]
   with tempfile.TemporaryDirectory() as folder:
     process = SERVER.Process(
       target=_command,
-      args=(command, [f"--{a}" for a in arguments], folder, before),
+      args=(command, flags, folder, before),
     )
     process.start()
     process.join()

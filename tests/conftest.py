@@ -47,8 +47,8 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-  """What trains comes first, so that no worker is left with it at the end."""
-  slow = ("train", "cli", "flow")
+  """What takes long comes first, so that no worker is left with it alone."""
+  slow = ("train", "verify", "cli", "models", "generate", "convert", "flow")
   place = lambda name: slow.index(name) if name in slow else len(slow)
   items.sort(key=lambda item: place(item.path.parent.name))
 

@@ -53,10 +53,10 @@ def losses(workdir):
 
 @pytest.fixture(scope="module")
 def whole(store, tmp_path_factory):
-  """Losses and final state of a run without interruption."""
+  """Losses, final state and workdir of a run without interruption."""
   workdir = tmp_path_factory.mktemp("runs") / "whole"
   state = train(small_run.config(store, STEPS), workdir)
-  return losses(workdir), jax.device_get(state)
+  return losses(workdir), jax.device_get(state), workdir
 
 
 def test_a_whole_run_reports_every_step_and_keeps_its_config(whole, store):
@@ -92,6 +92,19 @@ def test_sigterm_saves_and_the_same_call_continues(whole, store, tmp_path):
   assert checkpoint.Checkpoints(tmp_path).latest == 5
   train(config, tmp_path)
   assert losses(tmp_path) == whole[0]
+
+
+def test_a_run_starts_from_the_weights_that_are_named(whole, store, tmp_path):
+  config = small_run.config(store, 1, train__init=str(whole[2]))
+  mesh = sharding.make_mesh(config.mesh)
+  given = loop._given(config, mesh, make_task(config, mesh))
+  jax.tree.map(np.testing.assert_array_equal, given, whole[1].ema)
+  train(config, tmp_path / "next")
+  assert losses(tmp_path / "next")[1] != whole[0][1]
+  model = dataclasses.replace(config.model, layers=3)
+  other = dataclasses.replace(config, model=model)
+  with pytest.raises(CheckpointError, match="config.model.layers: 2 -> 3"):
+    train(other, tmp_path / "other")
 
 
 def test_a_finished_run_is_left_alone(store, tmp_path):

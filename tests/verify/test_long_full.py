@@ -9,7 +9,7 @@ from tests.verify.test_vae import LONG
 
 
 @pytest.mark.parametrize("name", [*sorted(LONG), *names("vae_tiled")])
-def test_chunks_and_tiles_of_the_released_code(name):
+def test_clips_chunks_and_tiles_of_the_released_code(name):
   check(name, 0.1)
 
 

@@ -1,11 +1,11 @@
-"""The causal VAE against the released code: whole clips and single blocks."""
+"""The causal VAE against the released code: images and single blocks."""
 
 import pytest
 
 from tests.reference import names
 from tests.verify.compare import check
 
-LONG = {"vae_chunk"}  # many windows, each a program; with --full
+LONG = {"vae_chunk", "vae_video"}  # many programs; with --full
 
 
 @pytest.mark.parametrize("name", sorted({*names("vae", "vae_blocks")} - LONG))
