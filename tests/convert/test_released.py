@@ -126,6 +126,26 @@ def test_the_command_converts_both_ways(snapshots, tmp_path):
   assert parts(back) == ["diffusion_transformer_384p"]
 
 
+def test_a_trained_run_is_written_for_torch(workdirs, tmp_path):
+  result = commands.run(
+    "convert", "to_torch", f"workdir={workdirs.dit}", f"out={tmp_path}"
+  )
+  assert result.code == 0, result.err
+  released.export(workdirs.vae, tmp_path, weights="params")
+  mesh = sharding.make_mesh(MeshConfig())
+  for name, model, workdir, kind, weights in (
+    ("diffusion_transformer", DIT, workdirs.dit, "dit", "ema"),
+    ("causal_video_vae", CAUSAL_VAE, workdirs.vae, "vae", "params"),
+  ):
+    values = json.loads((tmp_path / name / "config.json").read_text())
+    config = model.read_config(values)
+    trained = checkpoint.load_trained(
+      workdir, kind, lambda _, m=model, c=config: m.make(c), mesh, weights
+    )
+    back = model.from_torch(config, state_dict(tmp_path / name))
+    jax.tree.map(np.testing.assert_array_equal, back, trained.params)
+
+
 def break_shape(folder):
   values = json.loads((folder / "config.json").read_text())
   values["num_layers"] += 1
