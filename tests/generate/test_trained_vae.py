@@ -35,7 +35,7 @@ def trained(config, statistics):
 
 
 @pytest.mark.parametrize(
-  "kind, pipeline", zip(["video", "image"], PIPELINES, strict=True)
+  "kind, pipeline", list(zip(["video", "image"], PIPELINES, strict=True))
 )
 def test_frames_are_those_of_the_released_pipeline(pipeline, kind):
   file = load("vae_pipeline")

@@ -60,7 +60,7 @@ def whole(store, tmp_path_factory):
 
 
 def test_a_whole_run_reports_every_step_and_keeps_its_config(whole, store):
-  reported, _ = whole
+  reported = whole[0]
   assert list(reported) == list(range(1, STEPS + 1))
   assert all(np.isfinite(list(reported.values())))
 
