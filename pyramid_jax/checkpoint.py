@@ -188,8 +188,13 @@ def read_meta(
   """
   path = pathlib.Path(workdir) / TRAINED
   if path.is_file():
-    meta = json.loads(path.read_text())
-    config = from_dict(Config, meta.pop("config"))
+    try:
+      meta = json.loads(path.read_text())
+      config = from_dict(Config, meta.pop("config"))
+    except (json.JSONDecodeError, KeyError) as error:
+      raise CheckpointError(
+        f"{path} is damaged ({error}); convert the weights again."
+      ) from error
     _require_kind(path.parent, config, kind)
     return config, meta
   checkpoints, config, meta = open_trained(workdir, kind)

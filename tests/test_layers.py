@@ -8,13 +8,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1] / "pyramid_jax"
 
-BASE = {"config"}
+BASE = {"config", "strict"}
 MODELS = BASE | {"attention", "sharding", "models"}
 DATA = BASE | {"flow", "data"}
 STORED = MODELS | {"tensors", "checkpoint"}
 TRAINED = STORED | DATA | {"convert"}
 ALLOWED = {
-  "config": set(),
+  "strict": set(),
+  "config": {"strict"},
   "sharding": BASE,
   "tensors": BASE,
   "checkpoint": STORED,

@@ -50,6 +50,9 @@ flags.DEFINE_string("vae", "", "The VAE's workdir, if it moved.")
 flags.DEFINE_string("text", "", "The text encoder's folder, if it moved.")
 flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Which weights.")
 flags.DEFINE_bool(
+  "live_steps", False, "Move the bar at every step; programs are not kept."
+)
+flags.DEFINE_bool(
   "low_memory", False, "Load text encoder, transformer and VAE in turn."
 )
 flags.DEFINE_integer("height", None, "Of the frames, in pixels.")
@@ -157,6 +160,14 @@ def later() -> dict[int, str]:
   return result
 
 
+def calls(plan, start: list) -> int:
+  """How often a batch calls the transformer; given units are not generated."""
+  first, later = sum(plan.steps), sum(plan.later_steps)
+  if start[0] is None:
+    return first + (plan.units - 1) * later
+  return (plan.units - (len(start[0]) + 7) // 8) * later
+
+
 def main():
   """Reads the model, generates in batches, writes clips and the sheet."""
   any_prompt = F.prompts or F.heldout
@@ -185,12 +196,11 @@ def main():
     Request(*each)
     for each in zip(repeat(prompts), files, start, repeat(truth), strict=True)
   ]
-  steps = sum(options.steps) + (plan.units - 1) * sum(options.video_steps)
   batches = -(-len(requests) // F.batch)
-  with (
-    tqdm(total=len(files) * plan.units, unit="unit", disable=None) as units,
-    tqdm(total=batches * steps, unit="step", disable=None, leave=False) as bar,
-  ):
+  frames = tqdm(total=len(files) * options.frames, unit="frame", disable=None)
+  off = None if F.live_steps else True
+  steps = tqdm(total=batches * calls(plan, start), unit="step", disable=off)
+  with frames, steps:
     generate_clips(
       pipeline,
       requests,
@@ -198,8 +208,8 @@ def main():
       batch=F.batch,
       later=later(),
       sheet=pathlib.Path(F.sheet) if F.sheet else None,
-      progress=bar.update if not bar.disable else None,
-      unit_done=units.update,
+      progress=steps.update if F.live_steps else None,
+      unit_done=frames.update,
       **changed,
     )
   for file in [*files, *[F.sheet] * bool(F.sheet)]:

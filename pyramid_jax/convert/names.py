@@ -152,12 +152,8 @@ def check(
   names: Sequence[Name],
   tensors: Mapping[str, Any],
   shapes: Params,
-  ignore: Collection[str] = (),
 ):
   """Refuses a torch state dict that is not the model's.
-
-  Tensors named in `ignore` (buffers that we compute, tied copies) may be
-  there or not.
 
   Raises:
     NameTableError: lists all missing, unknown and misshaped tensors at once.
@@ -166,7 +162,7 @@ def check(
   _refuse(
     {
       "missing": expected.keys() - tensors.keys(),
-      "unknown": tensors.keys() - expected.keys() - set(ignore),
+      "unknown": tensors.keys() - expected.keys(),
       "of another shape": {
         f"{t} {tuple(tensors[t].shape)}, the model's is {shape}"
         for t, shape in expected.items()
@@ -180,14 +176,13 @@ def to_ours(
   names: Sequence[Name],
   tensors: Mapping[str, Any],
   shapes: Params,
-  ignore: Collection[str] = (),
 ) -> Params:
   """Our parameters from a torch state dict, as numpy in `shapes`' dtypes.
 
   Raises:
     NameTableError: as `check`.
   """
-  check(names, tensors, shapes, ignore)
+  check(names, tensors, shapes)
   return map_names(
     names,
     shapes,
@@ -202,10 +197,9 @@ def to_mesh(
   tensors: Mapping[str, Any],
   shapes: Params,
   shardings: Params,
-  ignore: Collection[str] = (),
 ) -> Params:
   """`to_ours` as arrays on a mesh; a device's part is read for it alone."""
-  check(names, tensors, shapes, ignore)
+  check(names, tensors, shapes)
   places = flat(shardings)
   return map_names(
     names,

@@ -34,7 +34,6 @@ from pyramid_jax.data.latents import Statistics
 
 Path = str | os.PathLike
 
-WHAT = ("mmdit", "miniflux", "vae", "t5", "clip_l", "clip_g", "all")
 VAE, TRANSFORMER = "causal_video_vae", "diffusion_transformer"
 
 # Shift and scale of the released VAEs' latents, by the kind of text encoders
@@ -57,7 +56,7 @@ class Component:
 
   folder: pathlib.Path
   name: str  # of the folder in a snapshot
-  what: str  # of WHAT, but not "all"
+  what: str  # mmdit, miniflux, vae, t5, clip_l, clip_g
   model: Model
   values: Mapping[str, Any]  # config.json
 
@@ -76,7 +75,8 @@ def components(snapshot_dir: Path, what: str = "all") -> list[Component]:
   The folder may also be that of one component.
 
   Raises:
-    SnapshotError: it has none; says where it looked and what is there.
+    SnapshotError: it has none, or of all models that belong together one is
+      missing; says where it looked and what is there.
   """
   root = pathlib.Path(snapshot_dir)
   single = (root / "config.json").is_file()
@@ -90,7 +90,28 @@ def components(snapshot_dir: Path, what: str = "all") -> list[Component]:
       f"{VAE}, {TRANSFORMER}_*, text_encoder*, each with its config.json; "
       f"found {there}."
     )
+  if what == "all" and not single:
+    _require_whole(root, {c.what for c in found})
   return chosen
+
+
+def _require_whole(root: pathlib.Path, there: set[str]):
+  """Refuses a snapshot in which a model is missing that the others need."""
+  needed = {
+    "vae": f"the VAE ({VAE})",
+    "t5": "T5 (text_encoder_3, of miniFLUX text_encoder_2)",
+    "clip_l": "CLIP-L (text_encoder)",
+  }
+  if "mmdit" in there:
+    needed["clip_g"] = "CLIP-G (text_encoder_2)"
+  missing = [name for what, name in needed.items() if what not in there]
+  if not there & {"mmdit", "miniflux"}:
+    missing.append(f"a transformer ({TRANSFORMER}_*)")
+  if missing:
+    raise SnapshotError(
+      f"{root} lacks {', '.join(missing)}; fetch it, or name with --model what "
+      "is to be converted."
+    )
 
 
 def _component(folder: pathlib.Path) -> Component | None:

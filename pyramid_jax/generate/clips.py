@@ -39,7 +39,7 @@ def generate_clips(
   later: Mapping[int, str] | None = None,
   sheet: pathlib.Path | None = None,
   progress: Callable[[], None] | None = None,
-  unit_done: Callable[[int], None] = lambda clips: None,
+  unit_done: Callable[[int], None] = lambda frames: None,
   **changes: Any,
 ) -> list[np.ndarray]:
   """Generates and writes clips; an mp4 grows as its frames come.
@@ -52,7 +52,7 @@ def generate_clips(
     later: unit -> a prompt that holds from this unit on, for every clip.
     sheet: a contact sheet to write (.png).
     progress: called after every call of the transformer.
-    unit_done: called with a number of clips when each got a unit's frames.
+    unit_done: called with the number of new frames, over all clips of a batch.
     **changes: to the pipeline's options.
 
   Returns:
@@ -94,7 +94,7 @@ def generate_clips(
         for i, append in writers:
           append(unit[i])
         frames.append(unit)
-        unit_done(len(part))
+        unit_done(len(part) * unit.shape[1])
     done = list(np.concatenate(frames, 1))
     for request, clip in zip(part, done, strict=True):
       if request.path.suffix != ".mp4":

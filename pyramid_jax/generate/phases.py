@@ -26,11 +26,10 @@ class Part(Generic[T]):
     """The model; loaded now, if it does not stay."""
     return self._value if self.stays else self._load()
 
-  @contextlib.contextmanager
-  def __call__(self) -> Iterator[T]:
-    yield self.value
+  def release(self):
+    """To be called when nothing refers to a model that does not stay."""
     if not self.stays:
-      gc.collect()  # modules and jitted functions refer to each other
+      gc.collect()  # what refers to itself
 
 
 @dataclasses.dataclass
@@ -42,10 +41,11 @@ class Phase:
 
 
 class Phases(dict[str, Phase]):
-  """What each phase took; the peak is of the device, or of the process on CPU.
+  """What each phase took, over all calls.
 
-  A peak is never smaller than that of an earlier phase: devices count from the
-  start of the program. A phase inside another stops the other's clock.
+  The peak is that of the device, or of the process on CPU. A peak is never
+  smaller than that of an earlier phase: devices count from the start of the
+  program. A phase inside another stops the other's clock.
   """
 
   def __init__(self):

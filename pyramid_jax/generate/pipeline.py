@@ -45,7 +45,7 @@ class Pipeline:
   Attributes:
     config: of the training run; `config.generate` are the defaults.
     vae_config: sizes of its VAE.
-    phases: seconds and peak memory of what was done last.
+    phases: seconds and peak memory of what was done so far.
   """
 
   def __init__(
@@ -99,6 +99,11 @@ class Pipeline:
     """
     mesh, here = mesh or sharding.make_mesh(MeshConfig()), pathlib.Path(workdir)
     config, meta = checkpoint.read_meta(here, "dit")
+    if "latents" not in meta:
+      raise CheckpointError(
+        f"{workdir} is a start for training (pyramid-convert --sd3), no model "
+        "that can generate; name the --workdir of a pyramid-train."
+      )
     data = meta["latents"]
     places = {
       "vae": vae or here / data["vae_path"],
@@ -129,6 +134,7 @@ class Pipeline:
       data["text_kind"],
       max_tokens=data["text_max_tokens"],
       dtype=data["text_dtype"],
+      mesh=mesh,
     )
     stays = not low_memory
     trained = lambda: checkpoint.load_trained(here, "dit", make, mesh, weights)
@@ -176,7 +182,8 @@ class Pipeline:
       given: uint8 [B, T0, H, W, 3] frames to go on from, 8 n + 1; they come
         first in the stream, as the VAE sees them.
       later: unit -> B prompts that hold from this unit on.
-      progress: called after every call of the transformer.
+      progress: called after every call of the transformer; programs that do so
+        cannot be kept between runs.
       **changes: to `config.generate`, such as frames or guidance.
 
     Raises:
@@ -198,13 +205,13 @@ class Pipeline:
     chunks = (ends[-1] for ends in units)
     if not self._params.stays:  # the transformer goes before the VAE comes
       chunks = [np.asarray(chunk) for chunk in chunks]
-    with self._vae() as vae:
-      stream = vae.decode_stream(chunks, options.tile)
-      while True:
-        with self.phases.timed("VAE"):
-          if (frames := next(stream, None)) is None:
-            return
-        yield frames[:B]
+    with self.phases.timed("VAE"):
+      stream = self.vae.decode_stream(chunks, options.tile)
+    while True:
+      with self.phases.timed("VAE"):
+        if (frames := next(stream, None)) is None:
+          return
+      yield frames[:B]
 
   def latents(
     self,
@@ -239,18 +246,21 @@ class Pipeline:
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
       first + jnp.arange(padded)
     )
-    with self._text() as text, self.phases.timed("text"):
-      rows = self._rows(text, asked, options, plan)
+    rows = self._rows(asked, options, plan)
+    self._text.release()
     start = lambda unit: max(u for u in rows if u <= unit)
     prefix = None
     if given is not None:
       prefix = self._encode(np.asarray(fill(given)), seed, first, options.tile)
+      self._vae.release()
       yield (jnp.asarray(prefix),)
     self._progress = progress or (lambda: None)
     velocity = self._counted if progress else self._velocity
-    with self._params() as params, jax.set_mesh(self.mesh):
+    with self.phases.timed("transformer"):
+      velocity = Partial(velocity, self._params.value)
+    with jax.set_mesh(self.mesh):
       units = generate_units(
-        Partial(velocity, params),
+        velocity,
         plan,
         self.schedule,
         lambda unit: rows[start(unit)],
@@ -266,7 +276,8 @@ class Pipeline:
 
   def _encode(self, given, seed, first, tile) -> np.ndarray:
     """Given frames as normalised latents."""
-    with self._vae() as vae, self.phases.timed("VAE, given frames"):
+    with self.phases.timed("VAE, given frames"):
+      vae = self.vae
       ids = [f"{seed} {first + i}" for i in range(len(given))]
       z = vae.encode(list(given), ids, 8, tile=tile)
       return np.stack([vae.statistics.normalise(x) for x in z])
@@ -341,14 +352,15 @@ class Pipeline:
 
   def _rows(
     self,
-    text: TextEncoder,
     asked: Mapping[int, Sequence[str]],
     options: GenerateConfig,
     plan: Plan,
   ) -> dict[int, dict[str, np.ndarray]]:
     """Text rows from each unit on, of one shape: negative prompts first."""
     prompts = [p + options.prompt_suffix for x in asked.values() for p in x]
-    found = text.encode([options.negative_prompt, *prompts])
+    with self.phases.timed("text"):
+      text = self.text
+      found = text.encode([options.negative_prompt, *prompts])
     negative, positive = found[0], iter(found[1:])
     M = max(len(features) for features, _ in found)
     M = -(-M // 16) * 16  # few lengths, few compiles

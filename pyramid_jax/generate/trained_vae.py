@@ -125,18 +125,18 @@ class TrainedVAE:
     ids = [*ids, *[ids[-1]] * (padded - count)]
     keys = jax.vmap(jax.random.key)(np.array([_seed(i) for i in ids]))
     video = np.stack(videos)
-    side = tile or max(video.shape[2:4])
+
+    def run(_, x):
+      batch = sharding.place_batch(self.mesh, np.ascontiguousarray(x), padded)
+      return self._encode(self.params, batch, window=window)
+
     with jax.set_mesh(self.mesh):
-      moments = vae_tiling.run_tiles(
-        lambda _, x: self._encode(
-          self.params,
-          sharding.place_batch(self.mesh, np.ascontiguousarray(x), padded),
-          window=window,
-        ),
-        video,
-        side,
-        side // self.space_factor,
-      )
+      if tile and max(video.shape[2:4]) > tile:
+        moments = vae_tiling.run_tiles(
+          run, video, tile, tile // self.space_factor
+        )
+      else:
+        moments = run((0, 0), video)
       z = self._draw(moments, keys)
     return list(np.asarray(z))[:count]
 

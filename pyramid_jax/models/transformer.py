@@ -7,6 +7,7 @@ Legend: B rows, L latent tokens, M text tokens, J = M + L, S segments, D width,
 C values of a latent patch.
 """
 
+import abc
 import functools
 from collections.abc import Mapping
 
@@ -55,17 +56,17 @@ class Transformer(nnx.Module):
     )
     self.patch_out = linear(D, C, ("embed", None), init=zeros, rngs=rngs)
 
+  @abc.abstractmethod
   def place(self, rows: Rows) -> jax.Array | float:
     """What is added to the latent tokens for their positions."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def rotary(self, rows: Rows) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of the latent tokens' rotary angles, [B, L, K / 2]."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def run(self, carry: Streams, row: Shared) -> jax.Array:
     """The blocks; returns the latent stream."""
-    raise NotImplementedError
 
   def __call__(
     self, x_BLC: jax.Array, rows: Rows, timestep_BS: jax.Array

@@ -16,7 +16,7 @@ import numpy as np
 from pyramid_jax.config import UserError
 
 
-class ReferenceError_(UserError):
+class ReferenceFileError(UserError):
   """A file that cannot be read or compared."""
 
 
@@ -46,12 +46,17 @@ class Reference:
       if key.startswith(prefix)
     }
 
+  def numbered(self, prefix: str) -> list[np.ndarray]:
+    """The arrays under a prefix that ends in a number, in its order."""
+    number = lambda item: int(item[0].split("/")[0])
+    return [x for _, x in sorted(self.under(prefix).items(), key=number)]
+
 
 def read(path: str | os.PathLike) -> Reference:
   """Reads a file whole.
 
   Raises:
-    ReferenceError_: it is not an .npz, or its config is not JSON.
+    ReferenceFileError: it is not an .npz, or its config is not JSON.
   """
   path = pathlib.Path(path)
   try:
@@ -59,9 +64,9 @@ def read(path: str | os.PathLike) -> Reference:
       arrays = {key: file[key] for key in file.files if key != "config"}
       config = json.loads(str(file["config"])) if "config" in file.files else {}
   except FileNotFoundError:
-    raise ReferenceError_(f"{path} does not exist.") from None
+    raise ReferenceFileError(f"{path} does not exist.") from None
   except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-    raise ReferenceError_(
+    raise ReferenceFileError(
       f"{path} is not a reference file (.npz with a JSON config): {error}."
     ) from error
   return Reference(path, config, arrays)
@@ -98,4 +103,6 @@ def kind(file: Reference) -> str:
     return "positions"
   if "columns" in config:
     return "stage_lengths"
+  if all(key.startswith("param/") for key in file.arrays):
+    return "weights"  # of files beside it
   return "unknown"

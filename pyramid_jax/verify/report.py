@@ -126,7 +126,8 @@ class Report:
   @property
   def passed(self) -> bool:
     """Everything was compared, and all of it is within the limits."""
-    return not self.left and all(line.passed for line in self.lines)
+    whole = bool(self.lines) and not self.left
+    return whole and all(line.passed for line in self.lines)
 
   @property
   def worst(self) -> Line:
@@ -142,6 +143,8 @@ class Report:
       worst = self.worst
       unit = "abs" if worst.exact else "of max"
       text += f"; worst {worst.key} {worst.relative:.1e} {unit}"
+    else:
+      text += "; NOTHING WAS COMPARED"
     if self.parted:
       text += f"; intermediates part at {self.parted}"
     if self.left:

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 
+from pyramid_jax.config import UserError
 from pyramid_jax.verify import dit, flow, sampler, text, train_step, vae
-from pyramid_jax.verify.file import Reference, ReferenceError_, kind
+from pyramid_jax.verify.file import Reference, ReferenceFileError, kind
 from pyramid_jax.verify.options import Options
 from pyramid_jax.verify.report import Report
 
@@ -32,16 +33,24 @@ def verify(file: Reference, report: Report, options: Options | None = None):
   """Runs ours on a file's inputs and compares everything that it holds.
 
   Raises:
-    ReferenceError_: a kind that is not known, or something it needs is missing.
+    ReferenceFileError: a kind that is not known, or parts that are missing or
+      contradict each other.
   """
   what = kind(file)
   if what not in KINDS:
-    raise ReferenceError_(
+    raise ReferenceFileError(
       f"{file.path} is of kind {what!r}; known are {', '.join(KINDS)}."
     )
   try:
     KINDS[what](file, report, options or Options())
   except KeyError as error:
-    raise ReferenceError_(
+    raise ReferenceFileError(
       f"{file.path} lacks {error}, which a file of kind {what!r} has."
+    ) from error
+  except UserError:
+    raise
+  except (ValueError, TypeError, IndexError, RuntimeError) as error:
+    # shapes or counts that contradict each other
+    raise ReferenceFileError(
+      f"{file.path}, of kind {what!r}, cannot be run: {error}"
     ) from error

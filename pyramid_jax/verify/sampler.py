@@ -29,7 +29,7 @@ def run(file: Reference, report: Report, options: Options):
   """Compares the stages' ends and the latents of a whole generation."""
   config, model, params = dit.load(file, options)
   schedule = schedule_of(file.config["case"].get("pipe", {}))
-  plan, prefix, first = _plan(file, config)
+  plan, prefix, first = _plan(file, config, schedule.stages)
   with options.on_mesh():
     if report.wants("mid/unit"):
       _calls(
@@ -76,12 +76,14 @@ def channels_first(x):
   return np.moveaxis(np.asarray(x), -1, 1)
 
 
-def _plan(file: Reference, config) -> tuple[Plan, np.ndarray | None, int]:
+def _plan(
+  file: Reference, config, stages: int
+) -> tuple[Plan, np.ndarray | None, int]:
   """The plan of the pipeline's arguments, given frames, the first unit."""
   case = file.config["case"]
   arguments, image = case["kwargs"], case["mode"] == "i2v"
   _, channels, _, height, width = file["in/init_latents"].shape
-  as_list = lambda x: tuple([x] * 3 if isinstance(x, int) else x)
+  as_list = lambda x: tuple([x] * stages if isinstance(x, int) else x)
   steps = as_list(arguments["num_inference_steps"])
   later = arguments.get("video_num_inference_steps", steps)
   linear = arguments.get("use_linear_guidance", False)
@@ -123,9 +125,7 @@ def _text(file: Reference, guided: bool) -> dict[str, np.ndarray]:
 def _noise(file, plan: Plan, schedule, first: int, unit: int) -> UnitNoise:
   """The recorded draws of a unit; image-to-video takes its noise from 0."""
   latents = channels_last(file["in/init_latents"])
-  blocks = [
-    channels_last(x) for _, x in sorted(file.under("in/block_").items())
-  ]
+  blocks = [channels_last(x) for x in file.numbered("in/block_noise")]
   start, stop = plan.unit_frames(unit)
   if first:
     start, stop = start - 1, stop - 1

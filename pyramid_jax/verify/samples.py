@@ -71,8 +71,7 @@ def recorded(
   """Every sample of a file, column by column; all draws are used up."""
   flow, ratios, units, limit = settings
   spec = rows_lib.TokenSpec(flow, patch, positions, table_size)
-  arrays = sorted(file.under("in/draw").items())[first_draw:]
-  draws = iter([x for _, x in arrays])
+  draws = iter(file.numbered("in/draw")[first_draw:])
   noise = np.moveaxis(next(draws), 1, -1)
   stages = np.repeat(np.arange(len(ratios)), ratios)
   for column, stage in enumerate(map(int, stages)):

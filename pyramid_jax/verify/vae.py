@@ -19,7 +19,7 @@ from pyramid_jax.data.latents import Statistics
 from pyramid_jax.flow import resample
 from pyramid_jax.models import vae as vae_lib
 from pyramid_jax.models import vae_tiling
-from pyramid_jax.verify.file import Reference, ReferenceError_, read
+from pyramid_jax.verify.file import Reference, ReferenceFileError, read
 from pyramid_jax.verify.options import Options
 from pyramid_jax.verify.report import Report
 from pyramid_jax.verify.sampler import channels_first, channels_last
@@ -31,7 +31,7 @@ def load(file: Reference, options: Options):
   """The VAE and its parameters, from the weights file beside this one."""
   path = file.path.parent / pathlib.Path(file.config["weights"]).name
   if not path.is_file():
-    raise ReferenceError_(
+    raise ReferenceFileError(
       f"{file.path} needs its weights, {path}, which is not there."
     )
   config = CAUSAL_VAE.read_config(file.config["model"])
@@ -169,7 +169,7 @@ def _tile(file: Reference, case: str) -> int:
   note = file.config.get("note", "")
   found = re.search(rf"\b{case}: [^;]*?tile (\d+)", note)
   if found is None:
-    raise ReferenceError_(
+    raise ReferenceFileError(
       f"{file.path}: its note {note!r} does not say the tile of case {case}."
     )
   return int(found[1])
@@ -272,7 +272,7 @@ def to_bytes(file: Reference, report: Report, options: Options):
       elif level is not None:
         z = channels_last(file[f"in/{clip}_latents"])
         normalised = np.stack([statistics.normalise(x) for x in z])
-        count = sum(f"norm_{clip}_pyr" in k for k in file.arrays) // 2
+        count = len(file.under(f"out/{pipeline}/norm_{clip}_pyr"))
         levels = resample.pyramid(normalised, count)
         report.compare(key, channels_first(levels[int(level)]), OUTPUT)
       else:

@@ -67,6 +67,27 @@ def test_a_file_that_cannot_be_read_ends_with_2(tmp_path, content, message):
   assert "55 of 55" in result.out  # the others are compared
 
 
+def test_weights_of_other_files_are_passed_over_and_nothing_is_no_success(
+  tmp_path,
+):
+  weights = reference.path("vae_weights")
+  result = verify(weights, reference.path("scheduler_default"))
+  assert result.code == 0 and "1 of 1 files passed" in result.out
+  with np.load(reference.path("vae_image")) as file:
+    np.savez(tmp_path / "vae_weights.npz", **np.load(weights))
+    np.savez(tmp_path / "a.npz", config=file["config"], other=np.zeros(1))
+  result = verify(tmp_path / "a.npz")
+  assert result.code == 1 and "NOTHING WAS COMPARED" in result.out
+
+
+def test_contradicting_arrays_end_with_2(tmp_path):
+  file = changed(
+    "noise_train_full_T5", tmp_path / "a.npz", **{"in/latent": np.zeros((3, 4))}
+  )
+  result = verify(file)
+  assert result.code == 2 and "of kind 'noise', cannot be run: " in result.err
+
+
 def test_a_file_of_no_known_kind_ends_with_2(tmp_path):
   np.savez(tmp_path / "a.npz", config='{"what": 1}', x=np.zeros(2))
   assert "of kind 'unknown'; known are" in verify(tmp_path / "a.npz").err

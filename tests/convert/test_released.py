@@ -172,6 +172,15 @@ def test_what_is_missing_and_where_it_was_looked_for(snapshots, tmp_path):
     released.components(snapshots / "flux", "mmdit")
   with pytest.raises(SnapshotError, match="has no model: .*found none"):
     released.components(tmp_path)
+  part = tmp_path / "part"
+  shutil.copytree(snapshots / "sd3", part)
+  shutil.rmtree(part / "text_encoder_2")
+  shutil.rmtree(part / "causal_video_vae")
+  with pytest.raises(
+    SnapshotError, match=r"lacks the VAE .causal_video_vae., CLIP-G .*--model"
+  ):
+    released.components(part)
+  assert len(released.components(part, "t5")) == 1
   shutil.copytree(
     snapshots / "flux" / "text_encoder", tmp_path / "text_encoder"
   )

@@ -11,6 +11,7 @@ from pyramid_jax.config import MeshConfig
 from pyramid_jax.convert import dit, sd3, snapshot
 from pyramid_jax.convert.models import DIT
 from pyramid_jax.convert.names import NameTableError
+from pyramid_jax.generate.pipeline import Pipeline
 from tests import commands
 from tests.convert import tiny_snapshot
 
@@ -66,6 +67,12 @@ def test_a_run_starts_from_them(folder, tmp_path):
     "float16",
     "float32",
   }
+
+
+def test_a_start_cannot_generate(folder, tmp_path):
+  sd3.convert(folder[0], tmp_path / "start")
+  with pytest.raises(checkpoint.CheckpointError, match="a start for training"):
+    Pipeline.load(tmp_path / "start")
 
 
 def test_other_missing_tensors_are_an_error(folder, tmp_path):

@@ -1,6 +1,7 @@
 """What a trained workdir generates: reproducible, in order, on its own."""
 
 import shutil
+import weakref
 
 import jax
 import numpy as np
@@ -156,6 +157,28 @@ def test_models_that_take_turns_give_the_same_frames(workdirs, frames):
   np.testing.assert_array_equal(low([RED, BLUE], seed=5), frames)
   assert list(low.phases) == ["text", "transformer", "VAE"]
   assert all(p.seconds > 0 and p.peak > 2**20 for p in low.phases.values())
+
+
+def test_a_model_whose_turn_is_over_is_gone(workdirs, monkeypatch):
+  low, made = Pipeline.load(workdirs.dit, low_memory=True), []
+
+  def remembered(part):
+    load = part._load
+
+    def loaded():
+      value = load()
+      made.append(weakref.ref(value))
+      return value
+
+    monkeypatch.setattr(part, "_load", loaded)
+
+  remembered(low._text)
+  remembered(low._vae)
+  alive = []
+  given = np.zeros((1, 1, 32, 32, 3), np.uint8)
+  low([RED], given=given, progress=lambda: alive.append([r() for r in made]))
+  # the text encoder and the VAE of the given frame, while units are generated
+  assert alive and all(found == [None, None] for found in alive)
 
 
 def test_one_device_gives_the_frames_of_eight(workdirs, frames):

@@ -1,5 +1,7 @@
 """What the recording script writes is what was recorded."""
 
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,29 @@ def test_a_recorded_file_is_verified(name, tmp_path):
   verify(found, report)
   assert report.passed, report.summary()
   assert [x.key for x in report.lines] == [f"out/call00/s{i}" for i in range(3)]
+
+
+def test_a_recorded_vae_is_verified(tmp_path):
+  weights, file = reference.load("vae_weights"), reference.load("vae_image")
+
+  class VAE(Replayed):
+    def encode(self, x):
+      q = types.SimpleNamespace(
+        mean=torch.tensor(file["out/mean"]),
+        logvar=torch.tensor(file["out/logvar"]),
+      )
+      return types.SimpleNamespace(latent_dist=q)
+
+    def decode(self, z):
+      return types.SimpleNamespace(sample=torch.tensor(file["out/decode"]))
+
+  x, z = (torch.tensor(file[f"in/{k}"]) for k in "xz")
+  path = tmp_path / "vae.npz"
+  record_torch.record_vae(VAE(weights, ""), path, x=x, z=z, weights="w.npz")
+  report = Report(file_lib.read(path))
+  verify(report.file, report)
+  assert report.passed, report.summary()
+  assert [line.key for line in report.lines] == ["out/moments", "out/decode"]
 
 
 def test_gradients_and_parts_are_recorded(tmp_path):
