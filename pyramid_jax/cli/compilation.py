@@ -38,8 +38,7 @@ def use_cache() -> Programs:
   if not path:
     return programs
   jax.config.update("jax_compilation_cache_dir", programs.folder)
-  # all but the smallest programs
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
   def count(event: str, **_):
