@@ -210,11 +210,36 @@ class EncodeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LPIPSConfig:
+  """The perceptual distance; the default is on the features of VGG16."""
+
+  channels: tuple[int, ...] = (64, 128, 256, 512, 512)
+  dtype: Dtype = "bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversaryConfig:
+  """A patch discriminator and its part in the VAE's loss."""
+
+  kind: Literal["none", "image", "clip"] = "none"
+  width: Count = 64
+  layers: Count = 4
+  dtype: Dtype = "bfloat16"
+  loss: Literal["hinge", "vanilla"] = "hinge"
+  weight: float = 0.5  # times the ratio of gradients at the last layer
+  factor: float = 1.0  # of both its losses
+  start: int = 0  # step from which it counts
+
+
+@dataclasses.dataclass(frozen=True)
 class VAELossConfig:
   """Weights of the VAE's loss."""
 
   pixel: float = 1.0
   kl: float = 1e-6
+  perceptual: float = 0.0
+  log_variance: float = 0.0  # of the likelihood of pixels
+  adversary: AdversaryConfig = AdversaryConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,20 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyramid_jax.config import CLIPConfig, DiTConfig, T5Config, VAEConfig
-from pyramid_jax.convert import dit, names, text, vae
+from pyramid_jax.config import (
+  AdversaryConfig,
+  CLIPConfig,
+  DiTConfig,
+  LPIPSConfig,
+  T5Config,
+  VAEConfig,
+)
+from pyramid_jax.convert import critic, dit, names, text, vae
 from pyramid_jax.convert.names import Name
 from pyramid_jax.models.clip import CLIPText
+from pyramid_jax.models.discriminator import Discriminator
 from pyramid_jax.models.dit import make_dit
+from pyramid_jax.models.lpips import LPIPS
 from pyramid_jax.models.pure import Params, Pure, pure
 from pyramid_jax.models.t5 import T5
 from pyramid_jax.models.vae import VAE
@@ -98,4 +107,20 @@ CLIP_ENCODER = Model(
   text.clip_names,
   functools.partial(_make, CLIPText),
   text.clip_tensors,
+)
+LPIPS_VGG = Model(  # without a config.json: the tensors say their sizes
+  LPIPSConfig,
+  critic.lpips_config,
+  dataclasses.asdict,
+  critic.lpips_names,
+  functools.partial(_make, LPIPS),
+  critic.lpips_tensors,
+  lambda config: critic.BUFFERS,
+)
+DISCRIMINATOR = Model(
+  AdversaryConfig,
+  critic.discriminator_config,
+  dataclasses.asdict,
+  critic.discriminator_names,
+  functools.partial(_make, Discriminator),
 )

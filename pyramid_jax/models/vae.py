@@ -100,7 +100,11 @@ class NormConv(nnx.Module):
   def __call__(
     self, x_BTHWC: jax.Array, cache: Cache
   ) -> tuple[jax.Array, Cache]:
-    return self.conv(jax.nn.silu(self.norm(x_BTHWC)), cache)
+    return self.conv(self.before(x_BTHWC), cache)
+
+  def before(self, x_BTHWC: jax.Array) -> jax.Array:
+    """What the convolution reads."""
+    return jax.nn.silu(self.norm(x_BTHWC))
 
 
 class ResBlock(nnx.Module):
@@ -244,6 +248,12 @@ class Decoder(nnx.Module):
     modules = [self.conv_in, self.middle, *self.levels, self.out]
     return chain(modules, z_BTHWZ, cache, remat=self.remat)
 
+  def features(self, z_BTHWZ: jax.Array) -> jax.Array:
+    """What the last convolution reads, of a whole clip."""
+    modules = [self.conv_in, self.middle, *self.levels]
+    x, _ = chain(modules, z_BTHWZ, None, remat=self.remat)
+    return self.out.before(x)
+
 
 class VAE(nnx.Module):
   """The autoencoder; pixels [B, T, H, W, 3] in [-1, 1], moments, latents.
@@ -299,6 +309,14 @@ class VAE(nnx.Module):
     """
     x, cache = self.decoder(self.latents(z_BTHWZ), cache)
     return x.astype(jnp.float32), cache
+
+  def decode_features(self, z_BTHWZ: jax.Array) -> jax.Array:
+    """What the decoder's last convolution makes pixels of, of a whole clip."""
+    return self.decoder.features(self.latents(z_BTHWZ))
+
+  def pixels(self, features_BTHWC: jax.Array) -> jax.Array:
+    """The decoder's last convolution; after `decode_features` as `decode`."""
+    return self.decoder.out.conv(features_BTHWC, None)[0].astype(jnp.float32)
 
 
 def encode_chunked(vae: VAE, x_BTHWC: jax.Array, window: int) -> jax.Array:

@@ -1,12 +1,16 @@
 """Ours beside the reference: one line an array, and what was left out."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from pyramid_jax.verify.file import Reference
+
+GRADIENT = 1e-3  # limit
+# A gradient much smaller than the largest of all is noise of the reference.
+FLOOR = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,17 @@ class Report:
       scale: what the error is divided by; None: the array's largest value.
     """
     self._add(key, ours, limit, scale)
+
+  def compare_gradients(self, prefix: str, ours: Mapping[str, Any]):
+    """Adds a line for each gradient under a prefix, by its torch name.
+
+    One that is nothing but rounding is held against the largest of all.
+    """
+    theirs = self.file.under(prefix)
+    largest = max((np.abs(g).max() for g in theirs.values()), default=0)
+    for key, grad in theirs.items():
+      scale = max(np.abs(grad).max(), FLOOR * largest)
+      self._add(f"{prefix}{key}", ours[key], GRADIENT, scale)
 
   def wants(self, prefix: str) -> bool:
     """Whether intermediates under a prefix are there and asked for."""

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 
 from pyramid_jax.config import UserError
-from pyramid_jax.verify import dit, flow, sampler, text, train_step, vae
+from pyramid_jax.verify import (
+  dit,
+  flow,
+  sampler,
+  text,
+  train_step,
+  vae,
+  vae_loss,
+)
 from pyramid_jax.verify.file import Reference, ReferenceFileError, kind
 from pyramid_jax.verify.options import Options
 from pyramid_jax.verify.report import Report
@@ -25,6 +33,7 @@ KINDS: dict[str, Callable[[Reference, Report, Options], None]] = {
   "vae_tiled": vae.tiles,
   "vae_blocks": vae.blocks,
   "vae_pipeline": vae.to_bytes,
+  "vae_loss": vae_loss.run,
   "text": text.run,
 }
 

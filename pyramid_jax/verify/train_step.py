@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 
+from pyramid_jax.convert.models import DIT
 from pyramid_jax.convert.released import STATISTICS
 from pyramid_jax.data.latents import NullPrompt
 from pyramid_jax.flow import objective
@@ -68,7 +69,8 @@ def run(file: Reference, report: Report, options: Options):
         ]
         report.compare(key, _rows(samples, i, clip), CLIP)
   report.compare("out/loss", value, LOSS)
-  dit.compare_gradients(report, config, grads, "grad/")
+  ours = DIT.to_torch(config, jax.device_get(grads))
+  report.compare_gradients("grad/", ours)
 
 
 def _rows(samples, first: int, clip) -> np.ndarray:

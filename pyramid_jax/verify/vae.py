@@ -29,15 +29,28 @@ OUTPUT = 1e-4
 
 def load(file: Reference, options: Options):
   """The VAE and its parameters, from the weights file beside this one."""
-  path = file.path.parent / pathlib.Path(file.config["weights"]).name
+  return load_weights(
+    file, file.config["weights"], options, file.config["model"]
+  )[1:]
+
+
+def load_weights(
+  file: Reference, name: str, options: Options, model: dict | None = None
+):
+  """Config, VAE and parameters from a weights file beside a reference.
+
+  `model` is the config that the reference has; else the weights' own.
+  """
+  path = file.path.parent / pathlib.Path(name).name
   if not path.is_file():
     raise ReferenceFileError(
       f"{file.path} needs its weights, {path}, which is not there."
     )
-  config = CAUSAL_VAE.read_config(file.config["model"])
-  params = CAUSAL_VAE.from_torch(config, read(path).under("param/"))
-  model = CAUSAL_VAE.make(dataclasses.replace(config, dtype=options.dtype))
-  return model, options.place(model, params)
+  weights = read(path)
+  config = CAUSAL_VAE.read_config(model or weights.config["model"])
+  params = CAUSAL_VAE.from_torch(config, weights.under("param/"))
+  made = CAUSAL_VAE.make(dataclasses.replace(config, dtype=options.dtype))
+  return config, made, options.place(made, params)
 
 
 def rounds(file: Reference, report: Report, options: Options):

@@ -1,4 +1,4 @@
-"""Comparisons that compile much: chunks, tiles, bytes, other generations."""
+"""Comparisons that compile much: chunks, tiles, losses, other generations."""
 
 import pytest
 
@@ -11,6 +11,11 @@ from tests.verify.test_vae import LONG
 @pytest.mark.parametrize("name", [*sorted(LONG), *names("vae_tiled")])
 def test_clips_chunks_and_tiles_of_the_released_code(name):
   check(name, 0.1)
+
+
+@pytest.mark.parametrize("name", names("vae_loss"))
+def test_losses_and_their_gradients_of_the_released_code(name):
+  check(name, 0.5)  # a mean of logits is small beside what it sums
 
 
 @pytest.mark.parametrize("name", names("vae_pipeline", "positions"))
