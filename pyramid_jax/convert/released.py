@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from pyramid_jax import checkpoint, sharding, tensors
 from pyramid_jax.config import (
   PRESETS,
@@ -31,6 +33,7 @@ from pyramid_jax.convert.models import (
 )
 from pyramid_jax.convert.snapshot import SnapshotError
 from pyramid_jax.data.latents import Statistics
+from pyramid_jax.models.pure import Params
 
 Path = str | os.PathLike
 
@@ -162,6 +165,24 @@ def convert(part: Component, out: Path, dtype: str = "bfloat16"):
   if part.tokenizer:
     _copy_tokenizer(part.tokenizer, out)
   snapshot.write_beside(out / part.name, write)
+
+
+def load(
+  part: Component, mesh: jax.sharding.Mesh, dtype: str | None = None
+) -> tuple[Any, Params]:
+  """Config and parameters of a released component, straight onto a mesh.
+
+  Every device reads its own part of a tensor, nothing is written. `dtype` None
+  keeps the stored ones.
+
+  Raises:
+    SnapshotError: a file is missing.
+    NameTableError: tensors that are missing, unknown or misshaped.
+  """
+  config = _config(part, snapshot.open_tensors(part.folder))
+  return config, component.load_params(
+    part.model, config, part.folder, mesh, dtype
+  )
 
 
 def _config(part: Component, stored: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import optax
 
-from pyramid_jax.config import VAELossConfig
+from pyramid_jax.config import ConfigError, VAELossConfig
 from pyramid_jax.models import critic, vae
 from pyramid_jax.models.pure import Pure
 from pyramid_jax.train.accumulate import accumulate
@@ -48,6 +48,11 @@ def make_step(
   A batch has `video` [B, T, H, W, 3] in [-1, 1] and `index` [B], the clips'
   global numbers. Metrics, float32: loss, its terms, grad_norm.
   """
+  if weights.perceptual or weights.adversary.kind != "none":
+    raise ConfigError(
+      "vae_loss.perceptual and vae_loss.adversary are not part of the training "
+      "step yet; set them to 0 and \"none\"."
+    )
 
   def step(state: TrainState, batch: Batch, key: jax.Array):
     def loss(params, part):

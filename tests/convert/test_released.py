@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from pyramid_jax import checkpoint, sharding
+from pyramid_jax import checkpoint, sharding, tensors
 from pyramid_jax.config import DiTConfig, MeshConfig
 from pyramid_jax.convert import released
 from pyramid_jax.convert.models import CAUSAL_VAE, DIT
 from pyramid_jax.convert.names import NameTableError
 from pyramid_jax.convert.snapshot import SnapshotError
 from pyramid_jax.generate.pipeline import Pipeline
+from pyramid_jax.tensors import WEIGHTS
 from tests import commands
 from tests.convert import tiny_snapshot
 
@@ -88,6 +89,21 @@ def test_converted_weights_are_the_models_parameters(snapshots, kind):
     split += not x.sharding.is_fully_replicated
     np.testing.assert_array_equal(np.asarray(x, np.float32), y)
   assert split > 10
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+def test_a_snapshot_goes_straight_onto_a_mesh(snapshots, kind):
+  mesh = sharding.make_mesh(MeshConfig(fsdp=4, tensor=2))
+  for part in released.components(snapshots / kind):
+    config, params = released.load(part, mesh)
+    ours = tensors.read_tree(snapshots / f"{kind}_ours" / part.name / WEIGHTS)
+    jax.tree.map(np.testing.assert_array_equal, params, ours)
+    model = part.model.make(config)
+    places = sharding.tree_shardings(mesh, model.shapes, model.axes)
+    assert jax.tree.map(lambda x: x.sharding, params) == places
+    if part.what in ("mmdit", "miniflux"):  # and none of it is whole anywhere
+      kernel = params["patch_in"]["kernel"]
+      assert kernel.addressable_shards[0].data.size * 4 == kernel.size
 
 
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
