@@ -228,7 +228,8 @@ class AdversaryConfig:
   loss: Literal["hinge", "vanilla"] = "hinge"
   weight: float = 0.5  # times the ratio of gradients at the last layer
   factor: float = 1.0  # of both its losses
-  start: int = 0  # step from which it counts
+  start: int = 0  # step from which it counts and learns
+  rate: float = 1.0  # times optimizer.learning_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +238,8 @@ class VAELossConfig:
 
   pixel: float = 1.0
   kl: float = 1e-6
-  perceptual: float = 0.0
+  perceptual: float = 0.0  # LPIPS; needs its weights
+  lpips: str = ""  # file of the weights, .pth or .safetensors
   log_variance: float = 0.0  # of the likelihood of pixels
   adversary: AdversaryConfig = AdversaryConfig()
 
@@ -289,7 +291,6 @@ class GenerateConfig:
   prompt_suffix: str = ""
   negative_prompt: str = ""
   fps: float = 24.0
-  decode_window: Count = 2  # latent frames a chunk of the VAE
   tile: int = 0  # pixels a side of a tile of the VAE; 0: whole frames
 
 

@@ -4,30 +4,31 @@ Legend: B clips of a step, T frames, H W pixels.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from pyramid_jax.config import ConfigError, VAELossConfig
+from pyramid_jax.config import VAELossConfig
 from pyramid_jax.models import critic, vae
-from pyramid_jax.models.pure import Pure
+from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train.accumulate import accumulate
-from pyramid_jax.train.state import TrainState, update
+from pyramid_jax.train.state import Learned, Trainee, TrainState, update
 
 Batch = Mapping[str, jax.Array]
 
 
-def reconstruct(
-  model: Pure, params, video_BTHWC: jax.Array, eps: jax.Array | None
-) -> tuple[jax.Array, vae.Posterior]:
-  """Pixels after a round trip, through a draw (or the mean) of the latents.
-
-  `eps` is unit normal noise in the shape of the latents, or None.
-  """
-  moments = model.apply(params, video_BTHWC, method="encode")
+def encode(
+  model: Pure, params, batch: Batch, key: jax.Array
+) -> tuple[vae.Posterior, jax.Array]:
+  """The posterior of a batch's clips, and a draw of each from its number."""
+  moments = model.apply(params, batch["video"], method="encode")
   posterior = vae.posterior(moments)
-  z = posterior.mode if eps is None else posterior.sample(eps)
-  return model.apply(params, z, method="decode"), posterior
+  eps = draw(key, batch["index"], posterior.mean.shape[1:])
+  return posterior, posterior.sample(eps)
 
 
 def draw(key: jax.Array, index_B: jax.Array, shape: tuple[int, ...]):
@@ -36,41 +37,85 @@ def draw(key: jax.Array, index_B: jax.Array, shape: tuple[int, ...]):
   return jax.vmap(one)(index_B)
 
 
+class Judges(NamedTuple):
+  """The networks that judge reconstructions; None: without.
+
+  Attributes:
+    lpips: the perceptual distance; its weights are an argument of the step.
+    adversary: the discriminator and its optimizer.
+  """
+
+  lpips: Pure | None = None
+  adversary: Trainee | None = None
+
+
 def make_step(
   model: Pure,
   tx: optax.GradientTransformation,
   weights: VAELossConfig,
   microbatches: int,
   ema_decay: float,
+  judges: Judges = Judges(),
 ):
   """The function (state, batch, key) -> (state, metrics), to be jitted.
 
   A batch has `video` [B, T, H, W, 3] in [-1, 1] and `index` [B], the clips'
-  global numbers. Metrics, float32: loss, its terms, grad_norm.
+  global numbers. With LPIPS the function also takes `lpips`, its parameters.
+  Both networks take a step on the same pixels; the discriminator's part is
+  weighted anew for each microbatch. Metrics, float32: loss, its terms, gradient
+  norms.
   """
-  if weights.perceptual or weights.adversary.kind != "none":
-    raise ConfigError(
-      "vae_loss.perceptual and vae_loss.adversary are not part of the training "
-      "step yet; set them to 0 and \"none\"."
-    )
+  adversary = judges.adversary
 
-  def step(state: TrainState, batch: Batch, key: jax.Array):
+  def step(state: TrainState, batch: Batch, key: jax.Array, lpips: Params = {}):
+    on = state.step >= weights.adversary.start
+    factor = jnp.where(on, weights.adversary.factor, 0.0)
+
     def loss(params, part):
-      moments = jax.eval_shape(
-        lambda p, x: model.apply(p, x, method="encode"), params, part["video"]
-      )
-      *shape, size = moments.shape[1:]
-      eps = draw(key, part["index"], (*shape, size // 2))
-      pixels, posterior = reconstruct(model, params, part["video"], eps)
-      return critic.vae_loss(pixels, part["video"], posterior, weights)
+      q, z = encode(model, params, part, key)
+      if adversary is None:
+        pixels = model.apply(params, z, method="decode")
+        judge = critic.Judges()
+      else:
+        pixels, last_layer = critic.decode(model, params, z)
+        logits = partial(adversary.model.apply, state.adversary["params"])
+        judge = critic.Judges(None, logits, factor, last_layer)
+      if judges.lpips:
+        judge = replace(judge, distance=partial(judges.lpips.apply, lpips))
+      value, terms = critic.vae_loss(pixels, part["video"], q, weights, judge)
+      return value, (terms, pixels)
 
     def of(part):
-      return jax.value_and_grad(loss, has_aux=True)(state.params, part)
+      (value, (terms, pixels)), grads = jax.value_and_grad(loss, has_aux=True)(
+        state.params, part
+      )
+      if adversary is None:
+        return value, terms, grads, None
+      lost, slopes = jax.value_and_grad(_lost)(
+        state.adversary["params"], adversary.model, part, pixels, weights
+      )
+      return value, {**terms, "discriminator": lost}, grads, slopes
 
     total = accumulate(of, batch, microbatches)
     mean = lambda x: x / microbatches
-    (value, terms), grads = jax.tree.map(mean, total)
-    state, metrics = update(state, grads, value, tx, ema_decay)
-    return state, {"loss": value, **terms, **metrics}
+    value, terms, grads, slopes = jax.tree.map(mean, total)
+    learned = adversary and Learned(adversary.tx, slopes, on)
+    state, norms = update(state, grads, value, tx, ema_decay, learned)
+    return state, {"loss": value, **terms, **norms}
 
   return step
+
+
+def _lost(
+  params: Params,
+  model: Pure,
+  part: Batch,
+  pixels: jax.Array,
+  weights: VAELossConfig,
+) -> jax.Array:
+  """The discriminator's loss on clips and what the decoder made of them."""
+  real, fake = (model.apply(params, x) for x in (part["video"], pixels))
+  adversary = weights.adversary
+  return adversary.factor * critic.discriminator_loss(
+    real, fake, adversary.loss
+  )
