@@ -25,6 +25,7 @@ from pyramid_jax.config import Config, UserError
 from pyramid_jax.models.pure import Pure
 from pyramid_jax.train import state as state_lib
 from pyramid_jax.train.metrics import Reporter
+from pyramid_jax.train.program import Program
 from pyramid_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -92,11 +93,7 @@ def run(
     if start >= train.steps:
       log.info("%s is already trained to step %d.", workdir, start)
       return state
-    step = jax.jit(
-      task.step,
-      donate_argnums=0,
-      out_shardings=(state_lib.shardings(task.model, task.tx, mesh), None),
-    )
+    step = Program(task.model, task.tx, task.step).jitted(mesh)
     key = jax.random.key(config.seed)
     report = Reporter(workdir, start, train.steps, task.unit)
     ending.callback(report.close)

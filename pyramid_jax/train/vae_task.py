@@ -18,9 +18,45 @@ from pyramid_jax.models.pure import Pure, pure
 from pyramid_jax.train import vae
 from pyramid_jax.train.loop import Task
 from pyramid_jax.train.optimizer import make_optimizer
+from pyramid_jax.train.program import Program
 from pyramid_jax.train.state import TrainState
 
 STATISTICS_BATCHES = 16  # of the last phase
+
+
+def make_program(config: Config) -> Program:
+  """Model, optimizer and step of a config; needs no data.
+
+  Raises:
+    ConfigError: phases that do not fit the run, the VAE or the microbatches.
+  """
+  train, phases = config.train, config.videos.phases
+  steps = sum(phase.steps for phase in phases)
+  if steps != train.steps:
+    raise ConfigError(
+      f"the phases of config.videos have {steps} steps in all, "
+      f"config.train.steps is {train.steps}; make them equal."
+    )
+  for phase in phases:
+    check_frames(phase.frames, config.flow, config.vae)
+    if not phase.rate > 0:
+      raise ConfigError(
+        f"a phase's rate {phase.rate:g} must be above 0; it multiplies "
+        f"config.optimizer.learning_rate {config.optimizer.learning_rate:g}."
+      )
+    if phase.batch % train.microbatches:
+      raise ConfigError(
+        f"a phase's batch {phase.batch} is not a multiple of "
+        f"config.train.microbatches {train.microbatches}."
+      )
+  model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
+  tx = make_optimizer(
+    config.optimizer, model.axes, *((p.steps, p.rate) for p in phases)
+  )
+  step = vae.make_step(
+    model, tx, config.vae_loss, train.microbatches, config.optimizer.ema
+  )
+  return Program(model, tx, step)
 
 
 def make_task(
@@ -33,49 +69,23 @@ def make_task(
   Raises:
     ConfigError: data that are missing, or phases that do not fit.
   """
-  train, videos = config.train, config.videos
-  steps = sum(phase.steps for phase in videos.phases)
-  if steps != train.steps:
-    raise ConfigError(
-      f"the phases of config.videos have {steps} steps in all, "
-      f"config.train.steps is {train.steps}; make them equal."
-    )
-  for phase in videos.phases:
-    check_frames(phase.frames, config.flow, config.vae)
-    if not phase.rate > 0:
-      raise ConfigError(
-        f"a phase's rate {phase.rate:g} must be above 0; it multiplies "
-        f"config.optimizer.learning_rate {config.optimizer.learning_rate:g}."
-      )
-    if phase.batch % train.microbatches:
-      raise ConfigError(
-        f"a phase's batch {phase.batch} is not a multiple of "
-        f"config.train.microbatches {train.microbatches}."
-      )
-  clips = clips_lib.TrainingClips(videos, config.seed)
+  program = make_program(config)
+  clips = clips_lib.TrainingClips(config.videos, config.seed)
   if workdir and jax.process_index() == 0:
     listed = workdir / "skipped.jsonl"
     if clips.skipped or listed.exists():  # no list of another time stays
       write_skipped(listed, clips.skipped)
-  model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
-  tx = make_optimizer(
-    config.optimizer, model.axes, *((p.steps, p.rate) for p in videos.phases)
-  )
 
   def places(rows):
     return sharding.local_rows(mesh, rows)
 
   return Task(
-    model=model,
-    tx=tx,
-    step=vae.make_step(
-      model, tx, config.vae_loss, train.microbatches, config.optimizer.ema
-    ),
+    **program._asdict(),
     batches=lambda step: clips.batches(step, places),
     rows=clips.rows,
     unit="frames",
     items=lambda batch: float(np.prod(batch["video"].shape[:2])),
-    finish=lambda state: finish(config, mesh, model, clips, state),
+    finish=lambda state: finish(config, mesh, program.model, clips, state),
   )
 
 
