@@ -1,6 +1,7 @@
 """Training of the VAE, from a config: clips, step, PSNR, latent statistics."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -17,6 +18,7 @@ from pyramid_jax.models import vae as vae_lib
 from pyramid_jax.models.pure import Pure, pure
 from pyramid_jax.train import vae
 from pyramid_jax.train.loop import Task
+from pyramid_jax.train.metrics import say
 from pyramid_jax.train.optimizer import make_optimizer
 from pyramid_jax.train.state import TrainState
 
@@ -73,6 +75,7 @@ def make_task(
     ),
     batches=lambda step: clips.batches(step, places),
     rows=clips.rows,
+    samples=clips.samples,
     unit="frames",
     items=lambda batch: float(np.prod(batch["video"].shape[:2])),
     finish=lambda state: finish(config, mesh, model, clips, state),
@@ -91,30 +94,32 @@ def finish(
   Returns:
     metrics {"psnr"}, and meta {"statistics"} for the checkpoint.
   """
-  encode = jax.jit(
-    lambda params, video: vae_lib.posterior(
-      model.apply(params, video, method="encode")
-    )
-  )
-  decode = jax.jit(lambda params, z: model.apply(params, z, method="decode"))
   last = sum(phase.steps for phase in config.videos.phases)
   rows = clips.rows(last)
+  mine = sharding.local_rows(mesh, rows)
+  # whole on every device, so that each process reads the numbers of all
+  on_all = functools.partial(jax.jit, out_shardings=sharding.sharding(mesh))
 
-  def place(batch):
-    return sharding.place_batch(mesh, batch, rows)
-
-  def stored(batch):
+  @on_all
+  def stored(params, batch):
     """The latents as `pyramid-encode` will store them."""
-    posterior = encode(state.ema, place(batch["video"]))
+    moments = model.apply(params, batch["video"], method="encode")
+    posterior = vae_lib.posterior(moments)
     if not config.vae.sample:
       return posterior.mode
-    key, index = jax.random.key(config.seed), place(batch["index"])
-    return posterior.sample(vae.draw(key, index, posterior.mean.shape[1:]))
+    key = jax.random.key(config.seed)
+    eps = vae.draw(key, batch["index"], posterior.mean.shape[1:])
+    return posterior.sample(eps)
 
-  batches = clips.batches(last, lambda rows: sharding.local_rows(mesh, rows))
+  @on_all
+  def score(params, video):
+    return critic.psnr(vae.reconstruct(model, params, video, None)[0], video)
+
+  batches = clips.batches(last, lambda rows: mine)
   first, later = [], []
   for _ in range(STATISTICS_BATCHES):
-    z = np.asarray(stored(next(batches)))
+    batch = sharding.place_batch(mesh, next(batches), rows)
+    z = np.asarray(stored(state.ema, batch))
     first.append(z[:, :1].ravel())
     later.append(z[:, 1:].ravel())
   held = clips.heldout(config.train.eval_clips)
@@ -122,10 +127,10 @@ def finish(
   for start in range(0, len(held), rows):
     part = held[start : start + rows]
     video = np.stack([*part, *[part[-1]] * (rows - len(part))])
-    pixels = decode(state.ema, encode(state.ema, place(video)).mode)
-    scores += list(np.asarray(critic.psnr(pixels, video))[: len(part)])
+    placed = sharding.place_batch(mesh, video[mine], rows)
+    scores += list(np.asarray(score(state.ema, placed))[: len(part)])
   psnr = float(np.mean(scores))
-  print(f"PSNR on {len(scores)} held-out clips: {psnr:.2f} dB", flush=True)
+  say(f"PSNR on {len(scores)} held-out clips: {psnr:.2f} dB")
   return {"psnr": psnr}, {"statistics": statistics(first, later)}
 
 
