@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from pyramid_jax import sharding, tensors
 from pyramid_jax.config import Config, UserError, differences, from_dict
@@ -70,8 +71,10 @@ class Checkpoints:
   def _require_space(self, items: Mapping[str, Any]):
     """Refuses a save for which there is no room, before anything is written."""
     usage = shutil.disk_usage(self.folder)
-    need = sum(map(_bytes_here, jax.tree.leaves(items)))
-    if usage.free < need and usage.total:
+    need = sum(x.nbytes for x in jax.tree.leaves(items))
+    enough = usage.free >= need or not usage.total
+    # as the first process finds it: either all of them save or none does
+    if not multihost_utils.broadcast_one_to_all(np.int32(enough)):
       raise CheckpointError(
         f"the disk of {self.folder} is full: a checkpoint needs "
         f"{need / 2**20:.1f} MiB, {usage.free / 2**20:.1f} MiB are free. "
@@ -234,14 +237,6 @@ def _require_kind(workdir: pathlib.Path, config: Config, kind: str):
       f"{workdir} holds a checkpoint of kind {config.kind!r}; this needs one "
       f"of kind {kind!r}."
     )
-
-
-def _bytes_here(x: Any) -> int:
-  """How much of an array this process writes."""
-  if not isinstance(x, jax.Array):
-    return np.asarray(x).nbytes
-  mine = [s.data for s in x.addressable_shards if s.replica_id == 0]
-  return sum(data.nbytes for data in mine)
 
 
 def placed(shapes: Any, shardings: Any) -> Any:

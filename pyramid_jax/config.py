@@ -271,6 +271,8 @@ class TrainConfig:
   save_every: Count = 1000
   keep: Count = 3
   max_nonfinite: int = 0  # steps with a non-finite loss that may be skipped
+  spike: float = 3.0  # a loss this much above its median names its samples
+  profile: tuple[int, ...] = ()  # (first, last): a trace of these steps
   eval_clips: Count = 16  # held-out clips of the VAE's PSNR
   init: str = ""  # run or converted folder whose weights a new run starts from
 

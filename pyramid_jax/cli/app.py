@@ -2,10 +2,13 @@
 
 import errno
 import logging
+import os
 import re
 import signal
 import sys
 import textwrap
+import time
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags
@@ -13,6 +16,7 @@ from absl import logging as absl_logging
 
 from pyramid_jax.config import UserError
 
+STARTED = time.monotonic()  # about when the command was called
 HELP = {"--help", "-help", "-h", "-?", "--helpshort"}
 # Trouble with a file for which the machine is to blame, not the program.
 MACHINE = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.EPERM,
@@ -77,6 +81,9 @@ def run(
     except Exception as error:
       if reason := _machine(error):
         _fail(reason)
+      if _several():
+        traceback.print_exc()
+        _end_now(1)
       raise
 
   app.run(guarded, flags_parser=parse)
@@ -124,7 +131,25 @@ def _fail(error: BaseException | str, code: int = 2):
   lines = (line.strip() for line in text.splitlines())
   text = " ".join(line for line in lines if line)
   print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {text}", file=sys.stderr)
+  if _several():
+    _end_now(code)
   raise SystemExit(code)
+
+
+def _several() -> bool:
+  """Whether this process has met others."""
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.distributed.is_initialized()
+
+
+def _end_now(code: int):
+  """Ends without waiting for the other processes, which may be dead.
+
+  Those that live notice it, and end too.
+  """
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
 
 
 def _help(module: str) -> str:

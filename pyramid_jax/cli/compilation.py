@@ -6,10 +6,12 @@ import pathlib
 
 from absl import flags
 
+FOLDER = os.path.join("~", ".cache", "pyramid_jax", "compiled")
 flags.DEFINE_string(
   "compilation_cache",
-  os.path.join("~", ".cache", "pyramid_jax", "compiled"),
-  "Folder in which compiled programs are kept; empty: none.",
+  FOLDER,
+  "Folder in which compiled programs are kept; empty: none. What "
+  "JAX_COMPILATION_CACHE_DIR names comes before the default.",
 )
 
 
@@ -30,10 +32,15 @@ class Programs:
 
 
 def use_cache() -> Programs:
-  """Turns the cache on and counts, from now on."""
+  """Turns the cache on and counts, from now on.
+
+  Several processes may share the folder; only the first of them writes.
+  """
   import jax
 
   path = flags.FLAGS.compilation_cache
+  if not flags.FLAGS["compilation_cache"].present:
+    path = jax.config.jax_compilation_cache_dir or path
   programs = Programs(str(pathlib.Path(path).expanduser()) if path else "")
   if not path:
     return programs

@@ -2,6 +2,9 @@
 
 pyramid-train --config=configs/tiny.py:vae --workdir=runs/vae
 pyramid-train --config=configs/tiny.py --workdir=runs/dit --data=latents
+
+On several hosts the same command with --distributed runs on each; launch/ has
+scripts for TPU pods, SLURM and GKE.
 """
 
 import dataclasses
@@ -9,17 +12,26 @@ import pathlib
 
 from absl import flags
 
-from pyramid_jax.cli import app
+from pyramid_jax.cli import app, compilation, processes
 from pyramid_jax.cli import config as config_flag
 from pyramid_jax.config import Config, Source
 
 F = flags.FLAGS
-flags.declare_key_flag("config")
+for name in ("config", "compilation_cache", *processes.NAMES):
+  flags.declare_key_flag(name)
 flags.DEFINE_string(
   "workdir", None, "Where checkpoints and metrics go; continued if it exists."
 )
 flags.DEFINE_list(
   "data", [], "Datasets in place of the config's: latents, or clips for a VAE."
+)
+flags.DEFINE_integer(
+  "stopped_code",
+  0,
+  "Exit code of a run that SIGTERM ended, after its state was saved. A "
+  "scheduler that takes 0 for the end of the work needs another.",
+  lower_bound=0,
+  upper_bound=255,
 )
 
 
@@ -38,19 +50,29 @@ def with_data(config: Config, paths: list[str]) -> Config:
   return dataclasses.replace(config, latents=latents)
 
 
-def main():
+def main() -> int:
   """Checks the flags, builds the task and hands it to the loop."""
   app.require("config", "workdir")
   config = with_data(config_flag.get(), F.data)
   # here, so that mistakes in flags are told before JAX is imported
+  processes.start()
+  programs = compilation.use_cache()
   from pyramid_jax import sharding
   from pyramid_jax.train import dit_task, loop, vae_task
+  from pyramid_jax.train.metrics import say
 
   workdir = pathlib.Path(F.workdir)
   mesh = sharding.make_mesh(config.mesh)
   kind = vae_task if config.kind == "vae" else dit_task
-  loop.run(config, workdir, mesh, kind.make_task(config, mesh, workdir))
-  print(f"checkpoints: {workdir}/checkpoints\nmetrics: {workdir}/metrics.jsonl")
+  task = kind.make_task(config, mesh, workdir)
+  try:
+    loop.run(config, workdir, mesh, task, app.STARTED)
+  except loop.TrainingStopped as stopped:
+    say(f"{stopped} The same command continues.")
+    return F.stopped_code
+  say(f"checkpoints: {workdir}/checkpoints\nmetrics: {workdir}/metrics.jsonl")
+  say(str(programs))
+  return 0
 
 
 def run():

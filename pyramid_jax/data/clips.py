@@ -162,18 +162,24 @@ class TrainingClips:
 
   def clip(self, step: int, place: int) -> Batch:
     """Clip `place` of a step's batch: video float32 in [-1, 1], index."""
+    p, n, at = self._at(step, place)
+    return {"video": to_float(self._read(p, n, at)), "index": np.int32(n)}
+
+  def samples(self, step: int) -> list[str]:
+    """Names of the clips in a step's batch, damaged ones among them."""
+    places = [self._at(step, place) for place in range(self.rows(step))]
+    return [self.source.names[self.fit[p][at]] for p, _, at in places]
+
+  def _at(self, step: int, place: int) -> tuple[int, int, int]:
+    """(phase, number in the run, which of the clips that fit) of a place."""
     p = self.phase(step)
     begun = self.ends[p - 1] if p else 0
     row = (step - begun) * self.phases[p].batch + place
-    n = self.first[p] + row
     epoch, position = divmod(row, len(self.fit[p]))
     at = order.permute(
       np.array([position]), len(self.fit[p]), self.seed, p, epoch
     )
-    return {
-      "video": to_float(self._read(p, n, int(at[0]))),
-      "index": np.int32(n),
-    }
+    return p, self.first[p] + row, int(at[0])
 
   def _read(self, p: int, n: int, at: int) -> np.ndarray:
     """Row n from the clip `at` of those that fit, or from one instead."""

@@ -66,9 +66,10 @@ def make_task(
     return pipeline.batches(stores, planner, spec, step * data.rows, mine)
 
   return Task(
-    **program._asdict(),
+    program=program,
     batches=batches,
     rows=lambda step: data.rows,
+    samples=lambda step: _samples(stores, planner, step),
     unit="tokens",
     items=lambda rows: float(
       (rows["segment"] > 0).sum() + (rows["text_segment"] > 0).sum()
@@ -79,6 +80,18 @@ def make_task(
       "plan": planner.fingerprint,
     },
   )
+
+
+def _samples(
+  stores: Sequence[latents.LatentStore], planner: Planner, step: int
+) -> list[str]:
+  """FOLDER:NUMBER of every stored clip in a step's rows."""
+  count = planner.config.rows
+  return [
+    f"{stores[pick.source].path}:{pick.sample}"
+    for row in range(step * count, (step + 1) * count)
+    for pick in planner.row(row)
+  ]
 
 
 def _require_fit(config: Config, stores: Sequence[latents.LatentStore]):

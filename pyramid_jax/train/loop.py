@@ -5,12 +5,12 @@ import dataclasses
 import logging
 import pathlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from clu import parameter_overview
 from jax.experimental import multihost_utils
 
@@ -22,17 +22,21 @@ from pyramid_jax.checkpoint import (
   require_same,
 )
 from pyramid_jax.config import Config, UserError
-from pyramid_jax.models.pure import Pure
-from pyramid_jax.train import state as state_lib
-from pyramid_jax.train.metrics import Reporter
+from pyramid_jax.models.pure import Params, Pure
+from pyramid_jax.train.metrics import Reporter, say
 from pyramid_jax.train.program import Program
 from pyramid_jax.train.state import TrainState
+from pyramid_jax.train.trace import Trace
 
 log = logging.getLogger(__name__)
 
 
-class TrainingStopped(SystemExit):
-  """The run was asked to stop and saved its state; exit code 143."""
+class TrainingStopped(Exception):
+  """The run was asked to stop and has saved its state."""
+
+
+class PeerLostError(UserError):
+  """The devices of another process do not answer any more."""
 
 
 class NonFiniteError(UserError):
@@ -44,26 +48,26 @@ class Task:
   """What the loop needs to know of a kind of training.
 
   Attributes:
-    model: the network.
-    tx: its optimizer.
-    step: (state, batch, key) -> (state, metrics), pure, not jitted.
+    program: network, optimizer and step.
     batches: from a step on, this process's rows of every batch, as numpy.
     rows: step -> rows of that step's batch, over all processes.
+    samples: step -> names of the samples in that step's batch.
     unit: what the speed is counted in.
     items: how many units a batch holds.
     finish: after the last step, (metrics to report, meta to save).
     meta: saved in every checkpoint, beside the config.
+    frozen: the parameters of the program's frozen networks.
   """
 
-  model: Pure
-  tx: optax.GradientTransformation
-  step: Callable
+  program: Program
   batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]
   rows: Callable[[int], int]
+  samples: Callable[[int], Sequence[str]]
   unit: str
   items: Callable[[Mapping[str, np.ndarray]], float]
   finish: Callable[[TrainState], tuple[dict[str, float], dict[str, Any]]]
   meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  frozen: Mapping[str, Params] = dataclasses.field(default_factory=dict)
 
 
 def run(
@@ -71,38 +75,58 @@ def run(
   workdir: pathlib.Path,
   mesh: jax.sharding.Mesh,
   task: Task,
+  started: float | None = None,
 ) -> TrainState:
   """Trains until `config.train.steps`, from the newest checkpoint if any.
 
-  SIGTERM saves and ends the run; the same call continues it with the same
-  losses, also on another mesh.
+  SIGTERM, to one process or to all, saves and ends the run at the same step of
+  all; the same call continues it with the same losses, also on another mesh
+  and with another number of processes.
+
+  Args:
+    started: `time.monotonic()` at which the time to the first step begins.
 
   Raises:
     NonFiniteError: names the step and the rows; nothing bad was saved.
     CheckpointError: the workdir is of another run, or the disk is full.
     TrainingStopped: after a SIGTERM.
+    PeerLostError: another process died.
   """
   train = config.train
+  started = time.monotonic() if started is None else started
   with jax.set_mesh(mesh), contextlib.ExitStack() as ending:
     stop = _StopSignal()
     ending.callback(stop.restore)
     checkpoints = Checkpoints(workdir, train.keep)
-    ending.callback(checkpoints.close)
+    ending.push(_closing(checkpoints))
+    ending.enter_context(_peers(checkpoints))
     state = _first_state(config, mesh, task, checkpoints)
     start = int(state.step)
     if start >= train.steps:
       log.info("%s is already trained to step %d.", workdir, start)
       return state
-    step = Program(task.model, task.tx, task.step).jitted(mesh)
+    step = task.program.jitted(mesh)
     key = jax.random.key(config.seed)
-    report = Reporter(workdir, start, train.steps, task.unit)
+    report = Reporter(
+      workdir, start, train.steps, task.unit, train.spike,
+      lambda n: _rows(task, n), task.samples,
+    )  # fmt: skip
     ending.callback(report.close)
+    trace = Trace(workdir / "profile", train.profile)
+    ending.callback(trace.close)
     batches = task.batches(start)
     for n in range(start, train.steps):
+      trace.before(n + 1)
       local = next(batches)
       batch = sharding.place_batch(mesh, local, task.rows(n))
-      state, metrics = step(state, batch, key)
-      report.add(metrics, task.items(local) * jax.process_count())
+      state, metrics = step(state, batch, key, **task.frozen)
+      # processes may share rows, but every row counts once
+      held = len(next(iter(local.values())))
+      report.add(metrics, task.items(local) * task.rows(n) / held)
+      trace.after(n + 1, metrics)
+      if n == start:
+        jax.block_until_ready(metrics)
+        say(f"first step after {time.monotonic() - started:.1f} s")
       last, stopping = n + 1 == train.steps, stop.requested(n)
       due = stopping or (n + 1) % train.save_every == 0
       if n == 0 or (n + 1) % train.log_every == 0 or last or due:
@@ -112,7 +136,7 @@ def run(
         checkpoints.save(n + 1, _items(state), config, **task.meta)
       if stopping and not last:
         checkpoints.wait()
-        raise TrainingStopped(143)
+        raise TrainingStopped(f"stopped and saved at step {n + 1}.")
     metrics, meta = task.finish(state)
     if metrics:
       report.write(train.steps, metrics)
@@ -122,25 +146,47 @@ def run(
 
 def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   """A fresh state, or the newest one saved."""
-  if jax.process_index() == 0:
-    print(
-      parameter_overview.get_parameter_overview(
-        task.model.shapes, include_stats=False
-      ),
-      flush=True,
+  program = task.program
+  say(
+    parameter_overview.get_parameter_overview(
+      program.model.shapes, include_stats=False
     )
+  )
   if checkpoints.latest is None:
     given = _given(config, mesh, task)
-    return state_lib.create(task.model, task.tx, mesh, config.seed, given)
+    return program.create(mesh, config.seed, given)
   log.info("continuing from step %d.", checkpoints.latest)
   saved, _ = checkpoints.meta()
   require_same(saved, config, checkpoints.folder)
-  target = placed(
-    state_lib.abstract(task.model, task.tx),
-    state_lib.shardings(task.model, task.tx, mesh),
-  )
+  target = placed(program.abstract(), program.shardings(mesh))
   items = checkpoints.restore(_items(target))
-  return TrainState(**items.pop("progress"), **items)
+  return TrainState(**items.pop("progress"), **{"adversary": {}, **items})
+
+
+def _closing(checkpoints: Checkpoints):
+  """Finishes saving at the end, unless a process that has to help is dead."""
+
+  def close(kind, *_):
+    if kind is None or not issubclass(kind, PeerLostError):
+      checkpoints.close()
+
+  return close
+
+
+@contextlib.contextmanager
+def _peers(checkpoints: Checkpoints) -> Iterator[None]:
+  """Tells what an error of the devices means when there are other processes."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    reason = str(error).splitlines()[0]
+    raise PeerLostError(
+      f"another process does not answer any more ({reason}). Its own log says "
+      f"why. Checkpoints up to step {checkpoints.latest} are whole; start the "
+      "same command again on all processes, it continues."
+    ) from error
 
 
 def _given(config: Config, mesh, task: Task):
@@ -151,7 +197,7 @@ def _given(config: Config, mesh, task: Task):
   def make(saved: Config) -> Pure:
     group = "model" if config.kind == "dit" else "vae"
     require_same(saved, config, pathlib.Path(config.train.init), [group])
-    return task.model
+    return task.program.model
 
   given = load_trained(config.train.init, config.kind, make, mesh).params
   log.info("starting from the weights of %s.", config.train.init)
@@ -165,6 +211,8 @@ def _items(state: TrainState) -> dict[str, Any]:
   """The named trees of a checkpoint."""
   values = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
   progress = {name: values.pop(name) for name in COUNTERS}
+  if not state.adversary:
+    del values["adversary"]
   return {**values, "progress": progress}
 
 
@@ -173,25 +221,36 @@ def _refuse_nonfinite(state: TrainState, limit: int, task: Task):
   skipped, last = int(state.skipped), int(state.last_skipped)
   if skipped <= limit:
     return
-  first = sum(map(task.rows, range(last)))
+  rows = _rows(task, last)
   raise NonFiniteError(
-    f"step {last}: the loss or its gradient is not finite in rows {first} to "
-    f"{first + task.rows(last) - 1}; {skipped} such steps, max_nonfinite is "
+    f"step {last}: the loss or its gradient is not finite in rows {rows[0]} to "
+    f"{rows[-1]}; {skipped} such steps, max_nonfinite is "
     f"{limit}. The weights before it are kept and the newest checkpoint is "
     "good. Look at those rows, lower optimizer.learning_rate, or raise "
     "train.max_nonfinite to skip them."
   )
 
 
+def _rows(task: Task, step: int) -> range:
+  """Numbers of the rows in a step's batch, counted over the run."""
+  first = sum(map(task.rows, range(step)))
+  return range(first, first + task.rows(step))
+
+
 class _StopSignal:
-  """Remembers a SIGTERM; all processes of a run then stop at the same step."""
+  """Remembers a SIGTERM; all processes of a run then stop at the same step.
+
+  With several processes JAX's own handler, which tells the others, stays.
+  """
 
   def __init__(self):
-    self.caught = False
+    self.caught, self.old = False, None
+    if jax.process_count() > 1:
+      return
     try:
       self.old = signal.signal(signal.SIGTERM, self._catch)
     except ValueError:  # not the main thread, as in a notebook's worker
-      self.old = None
+      return
 
   def _catch(self, *_):
     self.caught = True

@@ -4,12 +4,25 @@ import json
 import math
 import os
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
+
+from pyramid_jax.train.spikes import Spikes
+
+NAMED = 8  # samples of a spike that the terminal shows; the file has all
+
+
+def say(text: str) -> None:
+  """Prints on the first process alone, also while a bar is shown."""
+  if jax.process_index() == 0:
+    tqdm.write(text)
+    sys.stdout.flush()
 
 
 class Reporter:
@@ -18,11 +31,25 @@ class Reporter:
   `workdir/metrics.jsonl` has one object a report, `workdir/tensorboard` the
   same for TensorBoard. Lines of steps that a resumed run takes again are
   removed first.
+
+  A step whose loss or gradient is not finite, or whose loss is above `spike`
+  times its running median, has a line of its own with the rows and samples of
+  its batch: `rows` and `samples` say which for batch n, that of step n + 1.
   """
 
-  def __init__(self, workdir: pathlib.Path, step: int, steps: int, unit: str):
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    step: int,
+    steps: int,
+    unit: str,
+    spike: float = 0.0,
+    rows: Callable[[int], range] = lambda n: range(0),
+    samples: Callable[[int], Sequence[str]] = lambda n: (),
+  ):
     self.writes = jax.process_index() == 0
     self.pending: list[Mapping] = []
+    self.spikes, self.rows, self.samples = Spikes(spike), rows, samples
     self.unit, self.items = unit, 0.0
     self.since = time.perf_counter()
     self.path = workdir / "metrics.jsonl"
@@ -47,6 +74,8 @@ class Reporter:
   def report(self, step: int, **more: float) -> dict[str, float]:
     """Writes the means since the last report, and the speed."""
     fetched = jax.device_get(self.pending)
+    for n, metrics in enumerate(fetched, step - len(fetched)):
+      self._watch(n, metrics)
     values = _mean(fetched)
     seconds = time.perf_counter() - self.since
     values["steps_per_second"] = len(fetched) / seconds
@@ -55,6 +84,39 @@ class Reporter:
     self.since = time.perf_counter()
     return self.write(step, {**values, **more})
 
+  def _watch(self, n: int, metrics: Mapping) -> None:
+    """Names rows and samples of batch n if its loss stands out."""
+    loss, median = float(metrics["loss"]), self.spikes.median
+    finite = math.isfinite(loss + float(metrics.get("grad_norm", 0.0)))
+    if not self.spikes.stands_out(loss if finite else math.nan):
+      return
+    if not self.writes:
+      return
+    rows, samples = self.rows(n), list(self.samples(n))
+    known = loss if math.isfinite(loss) else None
+    self._line(
+      {
+        "step": n + 1,
+        "spike": known,
+        "finite": finite,
+        "median": median,
+        "rows": [rows.start, rows.stop - 1],
+        "samples": samples,
+      }
+    )
+    what = "loss or gradient is not finite"
+    if finite:
+      what = f"loss {loss:.4g} is {loss / median:.1f} times its median"
+    more = f" and {len(samples) - NAMED} more" if len(samples) > NAMED else ""
+    say(
+      f"step {n + 1}: {what}; rows {rows.start} to {rows.stop - 1}: "
+      f"{', '.join(samples[:NAMED])}{more}"
+    )
+
+  def _line(self, values: Mapping[str, Any]) -> None:
+    with self.path.open("a") as file:
+      file.write(json.dumps(values) + "\n")
+
   def write(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
     """Writes values that belong to no stretch of steps, such as a PSNR."""
     values = {k: float(v) for k, v in values.items()}
@@ -62,8 +124,7 @@ class Reporter:
       return values
     # JSON has no NaN
     known = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    with self.path.open("a") as file:
-      file.write(json.dumps({"step": step, **known}) + "\n")
+    self._line({"step": step, **known})
     self.board.write(step, values)
     shown = {k: v for k, v in values.items() if k in ("loss", "psnr")}
     text = "  ".join(f"{k} {v:.4g}" for k, v in values.items())

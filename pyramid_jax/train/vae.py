@@ -6,7 +6,6 @@ Legend: B clips of a step, T frames, H W pixels.
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ from pyramid_jax.config import VAELossConfig
 from pyramid_jax.models import critic, vae
 from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train.accumulate import accumulate
-from pyramid_jax.train.state import Learned, Trainee, TrainState, update
+from pyramid_jax.train.judges import Judges
+from pyramid_jax.train.state import Learned, TrainState, update
 
 Batch = Mapping[str, jax.Array]
 
@@ -37,25 +37,13 @@ def draw(key: jax.Array, index_B: jax.Array, shape: tuple[int, ...]):
   return jax.vmap(one)(index_B)
 
 
-class Judges(NamedTuple):
-  """The networks that judge reconstructions; None: without.
-
-  Attributes:
-    lpips: the perceptual distance; its weights are an argument of the step.
-    adversary: the discriminator and its optimizer.
-  """
-
-  lpips: Pure | None = None
-  adversary: Trainee | None = None
-
-
 def make_step(
   model: Pure,
   tx: optax.GradientTransformation,
   weights: VAELossConfig,
   microbatches: int,
   ema_decay: float,
-  judges: Judges = Judges(),
+  judges: Judges,
 ):
   """The function (state, batch, key) -> (state, metrics), to be jitted.
 
@@ -67,7 +55,7 @@ def make_step(
   """
   adversary = judges.adversary
 
-  def step(state: TrainState, batch: Batch, key: jax.Array, lpips: Params = {}):
+  def step(state: TrainState, batch: Batch, key: jax.Array, lpips=None):
     on = state.step >= weights.adversary.start
     factor = jnp.where(on, weights.adversary.factor, 0.0)
 

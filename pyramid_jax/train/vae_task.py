@@ -1,6 +1,7 @@
 """Training of the VAE, from a config: clips, step, PSNR, latent statistics."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -16,7 +17,9 @@ from pyramid_jax.models import critic
 from pyramid_jax.models import vae as vae_lib
 from pyramid_jax.models.pure import Pure, pure
 from pyramid_jax.train import vae
+from pyramid_jax.train.judges import load_lpips, make_judges
 from pyramid_jax.train.loop import Task
+from pyramid_jax.train.metrics import say
 from pyramid_jax.train.optimizer import make_optimizer
 from pyramid_jax.train.program import Program
 from pyramid_jax.train.state import TrainState
@@ -28,7 +31,8 @@ def make_program(config: Config) -> Program:
   """Model, optimizer and step of a config; needs no data.
 
   Raises:
-    ConfigError: phases that do not fit the run, the VAE or the microbatches.
+    ConfigError: phases that do not fit the run, the VAE or the microbatches,
+      or no weights for a perceptual loss.
   """
   train, phases = config.train, config.videos.phases
   steps = sum(phase.steps for phase in phases)
@@ -53,10 +57,12 @@ def make_program(config: Config) -> Program:
   tx = make_optimizer(
     config.optimizer, model.axes, *((p.steps, p.rate) for p in phases)
   )
+  judges = make_judges(config)
   step = vae.make_step(
-    model, tx, config.vae_loss, train.microbatches, config.optimizer.ema
+    model, tx, config.vae_loss, train.microbatches, config.optimizer.ema, judges
   )
-  return Program(model, tx, step)
+  frozen = {"lpips": judges.lpips} if judges.lpips else {}
+  return Program(model, tx, step, judges.adversary, frozen)
 
 
 def make_task(
@@ -80,9 +86,14 @@ def make_task(
     return sharding.local_rows(mesh, rows)
 
   return Task(
-    **program._asdict(),
+    program=program,
+    frozen={
+      name: load_lpips(config, model, mesh)
+      for name, model in program.frozen.items()
+    },
     batches=lambda step: clips.batches(step, places),
     rows=clips.rows,
+    samples=clips.samples,
     unit="frames",
     items=lambda batch: float(np.prod(batch["video"].shape[:2])),
     finish=lambda state: finish(config, mesh, program.model, clips, state),
@@ -101,30 +112,34 @@ def finish(
   Returns:
     metrics {"psnr"}, and meta {"statistics"} for the checkpoint.
   """
-  encode = jax.jit(
-    lambda params, video: vae_lib.posterior(
-      model.apply(params, video, method="encode")
-    )
-  )
-  decode = jax.jit(lambda params, z: model.apply(params, z, method="decode"))
   last = sum(phase.steps for phase in config.videos.phases)
   rows = clips.rows(last)
+  mine = sharding.local_rows(mesh, rows)
+  # whole on every device, so that each process reads the numbers of all
+  on_all = functools.partial(jax.jit, out_shardings=sharding.sharding(mesh))
 
-  def place(batch):
-    return sharding.place_batch(mesh, batch, rows)
-
-  def stored(batch):
+  @on_all
+  def stored(params, batch):
     """The latents as `pyramid-encode` will store them."""
-    posterior = encode(state.ema, place(batch["video"]))
+    moments = model.apply(params, batch["video"], method="encode")
+    posterior = vae_lib.posterior(moments)
     if not config.vae.sample:
       return posterior.mode
-    key, index = jax.random.key(config.seed), place(batch["index"])
-    return posterior.sample(vae.draw(key, index, posterior.mean.shape[1:]))
+    key = jax.random.key(config.seed)
+    eps = vae.draw(key, batch["index"], posterior.mean.shape[1:])
+    return posterior.sample(eps)
 
-  batches = clips.batches(last, lambda rows: sharding.local_rows(mesh, rows))
+  @on_all
+  def score(params, video):
+    moments = model.apply(params, video, method="encode")
+    mean = vae_lib.posterior(moments).mean
+    return critic.psnr(model.apply(params, mean, method="decode"), video)
+
+  batches = clips.batches(last, lambda rows: mine)
   first, later = [], []
   for _ in range(STATISTICS_BATCHES):
-    z = np.asarray(stored(next(batches)))
+    batch = sharding.place_batch(mesh, next(batches), rows)
+    z = np.asarray(stored(state.ema, batch))
     first.append(z[:, :1].ravel())
     later.append(z[:, 1:].ravel())
   held = clips.heldout(config.train.eval_clips)
@@ -132,10 +147,10 @@ def finish(
   for start in range(0, len(held), rows):
     part = held[start : start + rows]
     video = np.stack([*part, *[part[-1]] * (rows - len(part))])
-    pixels = decode(state.ema, encode(state.ema, place(video)).mode)
-    scores += list(np.asarray(critic.psnr(pixels, video))[: len(part)])
+    placed = sharding.place_batch(mesh, video[mine], rows)
+    scores += list(np.asarray(score(state.ema, placed))[: len(part)])
   psnr = float(np.mean(scores))
-  print(f"PSNR on {len(scores)} held-out clips: {psnr:.2f} dB", flush=True)
+  say(f"PSNR on {len(scores)} held-out clips: {psnr:.2f} dB")
   return {"psnr": psnr}, {"statistics": statistics(first, later)}
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from pyramid_jax import sharding
 from pyramid_jax.config import MeshConfig
-from pyramid_jax.train import state as state_lib
 from pyramid_jax.train.dit_task import make_task
 from tests.data import random_store
 from tests.train import small_run
@@ -31,14 +30,14 @@ def two_steps(config, devices=None, rows_of=None):
   mesh = sharding.make_mesh(config.mesh, devices)
   task = make_task(config, mesh)
   with jax.set_mesh(mesh):
-    state = state_lib.create(task.model, task.tx, mesh, config.seed)
+    state = task.program.create(mesh, config.seed)
     # zeroed gates would hide attention and text from the comparison
     params = jax.tree.map(
       lambda x: jax.device_put(np.asarray(x) + wave(x.shape), x.sharding),
       state.params,
     )
     state = state.replace(params=params)
-    step = jax.jit(task.step)
+    step = jax.jit(task.program.step)
     batches, losses = task.batches(0), []
     for _ in range(2):
       rows = sharding.place_batch(mesh, next(batches), config.latents.rows)
@@ -81,11 +80,11 @@ def test_a_non_finite_loss_changes_no_weight_and_is_counted(store):
   mesh = sharding.make_mesh(config.mesh)
   task = make_task(config, mesh)
   with jax.set_mesh(mesh):
-    state = state_lib.create(task.model, task.tx, mesh, 0)
+    state = task.program.create(mesh, 0)
     rows = dict(next(task.batches(0)))
     rows["clean"] = np.full_like(rows["clean"], np.nan)
     rows = sharding.place_batch(mesh, rows, config.latents.rows)
-    after, _ = jax.jit(task.step)(state, rows, jax.random.key(0))
+    after, _ = jax.jit(task.program.step)(state, rows, jax.random.key(0))
   assert (int(after.step), int(after.skipped)) == (1, 1)
   assert int(after.last_skipped) == 0
   for a, b in ((state.params, after.params), (state.opt, after.opt)):

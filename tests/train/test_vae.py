@@ -24,7 +24,6 @@ from pyramid_jax.data import shapes_store
 from pyramid_jax.models import vae as vae_lib
 from pyramid_jax.models.pure import pure
 from pyramid_jax.train import loop, vae_task
-from pyramid_jax.train import state as state_lib
 
 PHASES = (
   Phase(steps=2, batch=8, frames=1, height=16, width=16),
@@ -108,9 +107,9 @@ def test_a_mesh_gives_the_steps_of_one_device_and_of_a_batch_in_parts(
   config = dataclasses.replace(config, mesh=MeshConfig(), train=parts)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   task = vae_task.make_task(config, mesh)
-  step, batches = jax.jit(task.step), task.batches(0)
+  step, batches = jax.jit(task.program.step), task.batches(0)
   with jax.set_mesh(mesh):
-    state = state_lib.create(task.model, task.tx, mesh, config.seed)
+    state = task.program.create(mesh, config.seed)
     for reported in lines(whole[0])[:2]:
       batch = sharding.place_batch(mesh, next(batches), 8)
       state, metrics = step(state, batch, jax.random.key(config.seed))
