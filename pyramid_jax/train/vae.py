@@ -79,8 +79,12 @@ def make_step(
       )
       if adversary is None:
         return value, terms, grads, None
-      lost, slopes = jax.value_and_grad(_lost)(
-        state.adversary["params"], adversary.model, part, pixels, weights
+      judge = jax.value_and_grad(partial(_lost, adversary.model, weights))
+      given = state.adversary["params"], part, pixels
+      lost, slopes = jax.lax.cond(
+        on,
+        lambda: judge(*given),
+        lambda: optax.tree.zeros_like(jax.eval_shape(judge, *given)),
       )
       return value, {**terms, "discriminator": lost}, grads, slopes
 
@@ -95,11 +99,11 @@ def make_step(
 
 
 def _lost(
-  params: Params,
   model: Pure,
+  weights: VAELossConfig,
+  params: Params,
   part: Batch,
   pixels: jax.Array,
-  weights: VAELossConfig,
 ) -> jax.Array:
   """The discriminator's loss on clips and what the decoder made of them."""
   real, fake = (model.apply(params, x) for x in (part["video"], pixels))
