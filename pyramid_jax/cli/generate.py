@@ -13,151 +13,12 @@ import pathlib
 from absl import flags
 from tqdm import tqdm
 
-from pyramid_jax.cli import app, compilation
-from pyramid_jax.config import PRESETS, ConfigError
-from pyramid_jax.generate import export
+from pyramid_jax.cli import app, compilation, generate_flags
+from pyramid_jax.config import ConfigError
 
 F = flags.FLAGS
-flags.declare_key_flag("compilation_cache")
-flags.DEFINE_string(
-  "workdir", None, "Workdir of pyramid-train or folder of pyramid-convert."
-)
-flags.DEFINE_multi_string("prompt", [], "What to generate; may be repeated.")
-flags.DEFINE_string("prompts", None, "Text file, a prompt a line.")
-flags.DEFINE_string(
-  "heldout", None, "Embedded dataset: its held-out captions are the prompts."
-)
-flags.DEFINE_integer("clips", 6, "How many of --heldout.", lower_bound=1)
-flags.DEFINE_string(
-  "out", None, "File .mp4, .gif or .png, or a folder; one for several prompts."
-)
-flags.DEFINE_string("sheet", None, "Also write a contact sheet (.png).")
-flags.DEFINE_integer("seed", 0, "Sample i draws from (seed, i).")
-flags.DEFINE_integer("samples", 1, "Clips of each prompt.", lower_bound=1)
-flags.DEFINE_integer("batch", 8, "Clips generated together.", lower_bound=1)
-flags.DEFINE_multi_string(
-  "image", [], "Image to begin with; one, or one a prompt."
-)
-flags.DEFINE_multi_string(
-  "video", [], "Video to continue; one, or one a prompt."
-)
-flags.DEFINE_multi_string(
-  "change", [], "UNIT:PROMPT, another prompt from a unit (8 frames) on."
-)
-flags.DEFINE_enum("preset", None, sorted(PRESETS), "Size and guidance.")
-flags.DEFINE_float("seconds", None, "Length; the next 8 n + 1 frames.")
-flags.DEFINE_string("vae", "", "The VAE's workdir, if it moved.")
-flags.DEFINE_string("text", "", "The text encoder's folder, if it moved.")
-flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Which weights.")
-flags.DEFINE_bool(
-  "live_steps", False, "Move the bar at every step; programs are not kept."
-)
-flags.DEFINE_bool(
-  "low_memory", False, "Load text encoder, transformer and VAE in turn."
-)
-flags.DEFINE_integer("height", None, "Of the frames, in pixels.")
-flags.DEFINE_integer("width", None, "Of the frames, in pixels.")
-flags.DEFINE_integer("frames", None, "Of the video, 8 n + 1.")
-flags.DEFINE_list("steps", None, "Of each stage, first frame, as 20,20,20.")
-flags.DEFINE_list("video_steps", None, "Of each stage, later frames.")
-flags.DEFINE_float("guidance", None, "Of the first frame; 0: none at all.")
-flags.DEFINE_float("video_guidance", None, "Of the later frames.")
-flags.DEFINE_float("guidance_decay", None, "Subtracted from it every unit.")
-flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
-flags.DEFINE_string("prompt_suffix", None, "Added to every prompt.")
-flags.DEFINE_integer("tile", None, "Pixels a side of a VAE tile; 0: none.")
-OPTIONS = ("height", "width", "frames", "steps", "video_steps", "guidance",
-           "video_guidance", "guidance_decay", "negative_prompt",
-           "prompt_suffix", "tile")  # fmt: skip
-
-
-def changes(fps: float) -> dict:
-  """What the flags change of the checkpoint's settings."""
-  given = {name: getattr(F, name) for name in OPTIONS}
-  for name in ("steps", "video_steps"):
-    try:
-      given[name] = given[name] and tuple(map(int, given[name]))
-    except ValueError:
-      raise ConfigError(
-        f"--{name}={','.join(given[name])} is not a list of numbers."
-      ) from None
-  if F.seconds is not None and F.frames is None:
-    given["frames"] = max(round(F.seconds * fps / 8), 0) * 8 + 1
-  preset = PRESETS[F.preset] if F.preset else {}
-  return {**preset, **{k: v for k, v in given.items() if v is not None}}
-
-
-def asked() -> tuple[list[str], list]:
-  """The prompts, and a true clip beside each where there is one."""
-  prompts = list(F.prompt)
-  if F.prompts:
-    path = pathlib.Path(F.prompts)
-    if not path.is_file():
-      raise ConfigError(f"--prompts: {path} is not a file.")
-    prompts += [x.strip() for x in path.read_text().splitlines() if x.strip()]
-  truth = [None] * len(prompts)
-  if F.heldout:
-    from pyramid_jax.data.shapes_store import Stored
-
-    stored = Stored(F.heldout, "heldout")
-    for i in range(min(F.clips, len(stored))):
-      prompts.append(stored[i].caption)
-      truth.append(stored[i].video)
-  if not prompts:
-    raise ConfigError("there is no prompt; give --prompt, once or more.")
-  return prompts, truth
-
-
-def paths(prompts: list[str]) -> list[pathlib.Path]:
-  """A file for each clip."""
-  out = pathlib.Path(F.out)
-  if len(prompts) == 1 and not F.out.endswith("/") and out.suffix:
-    export.check_ending(out)
-    return [out]
-  if out.suffix:
-    raise ConfigError(
-      f"--out={out} is one file for {len(prompts)} clips; name a folder."
-    )
-  names = export.numbered([export.slug(prompt) for prompt in prompts])
-  return [out / f"{name}.mp4" for name in names]
-
-
-def given(prompts: int, options) -> list:
-  """The frames that each prompt goes on from, or None."""
-  from pyramid_jax.generate.given import read_given
-
-  files = [*F.image, *F.video]
-  if F.image and F.video:
-    raise ConfigError("give --image or --video, not both.")
-  if not files:
-    return [None] * prompts
-  if len(files) not in (1, prompts):
-    raise ConfigError(
-      f"{len(files)} files to go on from for {prompts} prompts; give one, or "
-      "one a prompt."
-    )
-  room = options.frames - 8
-  if F.video and room < 9:
-    raise ConfigError(
-      f"a video takes 9 frames at least and leaves 8; frames is "
-      f"{options.frames}, make it 17 or more."
-    )
-  read = [
-    read_given(file, options.height, options.width, max(room, 1), options.fps)
-    for file in files
-  ]
-  return read if len(read) == prompts else read * prompts
-
-
-def later() -> dict[int, str]:
-  """The prompts of --change by their units."""
-  result = {}
-  for change in F.change:
-    unit, colon, text = change.partition(":")
-    if not (colon and unit.strip().isdigit()):
-      raise ConfigError(f"--change={change!r} is not UNIT:PROMPT.")
-    result[int(unit)] = text.strip()
-  return result
+flags.adopt_module_key_flags(generate_flags)
+flags.adopt_module_key_flags(compilation)
 
 
 def calls(plan, start: list) -> int:
@@ -172,9 +33,9 @@ def main():
   """Reads the model, generates in batches, writes clips and the sheet."""
   any_prompt = F.prompts or F.heldout
   app.require("workdir", "out", *[] if any_prompt else ["prompt"])
-  prompts, truth = asked()
+  prompts, truth = generate_flags.asked()
   repeat = lambda items: [x for x in items for _ in range(F.samples)]
-  files = paths(repeat(prompts))
+  files = generate_flags.paths(repeat(prompts))
   if F.sheet and not F.sheet.endswith(".png"):
     raise ConfigError(f"--sheet={F.sheet} must end in .png.")
   programs = compilation.use_cache()
@@ -188,10 +49,10 @@ def main():
     weights=F.weights,
     low_memory=F.low_memory,
   )
-  changed = changes(pipeline.config.generate.fps)
+  changed = generate_flags.changes(pipeline.config.generate.fps)
   options = pipeline.options(**changed)
   plan = pipeline.plan(options)
-  start = repeat(given(len(prompts), options))
+  start = repeat(generate_flags.given(len(prompts), options))
   requests = [
     Request(*each)
     for each in zip(repeat(prompts), files, start, repeat(truth), strict=True)
@@ -206,7 +67,7 @@ def main():
       requests,
       seed=F.seed,
       batch=F.batch,
-      later=later(),
+      later=generate_flags.later(),
       sheet=pathlib.Path(F.sheet) if F.sheet else None,
       progress=steps.update if F.live_steps else None,
       unit_done=frames.update,
