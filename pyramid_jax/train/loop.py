@@ -39,6 +39,8 @@ class TrainingStopped(Exception):
 class PeerLostError(UserError):
   """The devices of another process do not answer any more."""
 
+  exit_code = 3
+
 
 class NonFiniteError(UserError):
   """The loss was not finite more often than the config allows."""

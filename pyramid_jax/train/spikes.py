@@ -1,4 +1,4 @@
-"""Steps whose loss stands out, so that the samples behind it can be looked at."""
+"""Steps whose loss stands out, so that their samples can be looked at."""
 
 import collections
 import math
