@@ -102,7 +102,7 @@ def run(
   with jax.set_mesh(mesh), contextlib.ExitStack() as ending:
     stop = _StopSignal()
     ending.callback(stop.restore)
-    checkpoints = Checkpoints(workdir, train.keep)
+    checkpoints = Checkpoints(workdir, train.keep, writing=True)
     ending.push(_closing(checkpoints))
     ending.enter_context(_peers(checkpoints))
     state = _first_state(config, mesh, task, checkpoints)
