@@ -32,14 +32,21 @@ class CheckpointError(UserError):
 
 
 class Checkpoints:
-  """The checkpoints of a workdir."""
+  """The checkpoints of a workdir; several processes call all of it together.
 
-  def __init__(self, workdir: str | pathlib.Path, keep: int = 3):
+  With `writing` what a killed run left half written is removed.
+  """
+
+  def __init__(
+    self, workdir: str | pathlib.Path, keep: int = 3, writing: bool = False
+  ):
     self.folder = pathlib.Path(workdir).absolute() / "checkpoints"
     self.manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=True
+        max_to_keep=keep,
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=writing,
       ),
     )
 

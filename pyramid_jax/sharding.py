@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pyramid_jax.config import ConfigError, MeshConfig
@@ -40,7 +41,8 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
   """Arranges the devices as (data, fsdp, tensor, sequence).
 
   Raises:
-    ConfigError: the axes do not multiply to the number of devices.
+    ConfigError: the axes do not multiply to the number of devices, or data
+      cannot be split over the slices.
   """
   devices = jax.devices() if devices is None else list(devices)
   shape = [getattr(config, axis) for axis in MESH_AXES]
@@ -53,8 +55,30 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
       f"{int(np.prod(shape))} devices; there are {len(devices)}. Change one "
       "axis, or set one of them to -1 to take what the others leave."
     )
-  return jax.make_mesh(
-    shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices
+  grid = arrange(devices, tuple(shape))
+  return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def arrange(devices: Any, shape: tuple[int, ...]) -> np.ndarray:
+  """The devices in the shape of a mesh.
+
+  Neighbours along the last axes are near each other: tensor and sequence stay
+  inside a node of GPUs, and only data goes from one slice of TPUs to another.
+
+  Raises:
+    ConfigError: data cannot be split over the slices.
+  """
+  slices = len({getattr(d, "slice_index", 0) for d in devices})
+  if slices == 1:
+    return jax.make_mesh(shape, MESH_AXES, devices=devices).devices
+  if shape[0] % slices:
+    raise ConfigError(
+      f"config.mesh.data {shape[0]} is not a multiple of the {slices} slices; "
+      "only data goes over the network between them. Set it to a multiple."
+    )
+  inside = (shape[0] // slices, *shape[1:])
+  return mesh_utils.create_hybrid_device_mesh(
+    inside, (slices, 1, 1, 1), devices, allow_split_physical_axes=True
   )
 
 

@@ -14,10 +14,12 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-  """Something a user can mend; commands print it as one line, exit code 2.
+  """Something a user can mend; commands print it as one line and end.
 
   The message names the value, the limit and the remedy.
   """
+
+  exit_code = 2
 
 
 class ConfigError(UserError):

@@ -75,6 +75,28 @@ def test_rows_that_the_mesh_cannot_divide_name_the_next_number():
     sharding.local_rows(mesh(2, 2, 2, 1), 10)
 
 
+class Chip:
+  """A TPU chip of one of several slices, as `make_mesh` sees it."""
+
+  platform, device_kind, core_on_chip = "tpu", "TPU v5 lite", 0
+
+  def __init__(self, number, slice_index):
+    self.id, self.slice_index, self.process_index = number, slice_index, 0
+    self.coords = (number % 2, number % 4 // 2, 0)
+
+
+def test_only_data_goes_from_slice_to_slice():
+  chips = [Chip(i, i // 4) for i in range(8)]
+  grid = sharding.arrange(chips[::-1], (2, 2, 2, 1))
+  found = np.vectorize(lambda chip: chip.slice_index)(grid)
+  assert (found == np.arange(2)[:, None, None, None]).all()
+  assert {chip.id for chip in grid.flat} == set(range(8))
+  with pytest.raises(
+    ConfigError, match=r"data 1 is not a multiple of the 2 slices; only data"
+  ):
+    sharding.arrange(chips, (1, 4, 2, 1))
+
+
 @pytest.fixture
 def held(monkeypatch):
   """Makes this process one of several, that holds only some devices."""

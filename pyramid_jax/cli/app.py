@@ -45,7 +45,7 @@ def run(
   *,
   arguments: bool = False,
 ):
-  """Runs a command; a mistake of the user is one line and exit code 2.
+  """Runs a command; what a user can mend is one line, mostly exit code 2.
 
   SIGTERM ends it in order, so that no unfinished file stays; exit code 143.
 
@@ -75,7 +75,7 @@ def run(
     try:
       return main(argv[1:]) if arguments else main()
     except UserError as error:
-      _fail(error)
+      _fail(error, error.exit_code)
     except KeyboardInterrupt:
       _fail("interrupted", 128 + signal.SIGINT)
     except Exception as error:

@@ -38,6 +38,8 @@ class TrainingStopped(Exception):
 class PeerLostError(UserError):
   """The devices of another process do not answer any more."""
 
+  exit_code = 3
+
 
 class NonFiniteError(UserError):
   """The loss was not finite more often than the config allows."""
@@ -97,7 +99,7 @@ def run(
   with jax.set_mesh(mesh), contextlib.ExitStack() as ending:
     stop = _StopSignal()
     ending.callback(stop.restore)
-    checkpoints = Checkpoints(workdir, train.keep)
+    checkpoints = Checkpoints(workdir, train.keep, writing=True)
     ending.push(_closing(checkpoints))
     ending.enter_context(_peers(checkpoints))
     state = _first_state(config, mesh, task, checkpoints)

@@ -117,7 +117,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(store, whole, tmp_path):
     train(store, tmp_path),
     signal.SIGTERM,
   )
-  assert code == 128 + signal.SIGTERM
+  assert code == 0
   reached = max(losses(tmp_path))
   checkpoints = Checkpoints(tmp_path)
   assert checkpoints.latest == reached >= step

@@ -86,9 +86,8 @@ def test_sigterm_saves_and_the_same_call_continues(whole, store, tmp_path):
     if n == 4:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  with pytest.raises(loop.TrainingStopped) as stopped:
+  with pytest.raises(loop.TrainingStopped, match="saved at step 5"):
     train(config, tmp_path, terminate)
-  assert stopped.value.code == 143
   assert checkpoint.Checkpoints(tmp_path).latest == 5
   train(config, tmp_path)
   assert losses(tmp_path) == whole[0]

@@ -52,7 +52,7 @@ def test_each_report_starts_anew(tmp_path):
 def test_the_loss_of_a_stage_is_the_mean_over_its_segments(tmp_path):
   sums, segments = [[4.0, 1, 0], [8.0, 0, 0]], [[2, 1, 0], [4, 0, 0]]
   values = [
-    {"stage_loss": np.array(a), "stage_segments": np.array(b)}
+    {"loss": 1.0, "stage_loss": np.array(a), "stage_segments": np.array(b)}
     for a, b in zip(sums, segments, strict=True)
   ]
   reported = report(tmp_path, values=values)
@@ -62,10 +62,9 @@ def test_the_loss_of_a_stage_is_the_mean_over_its_segments(tmp_path):
 
 def test_a_loss_that_is_not_finite_is_null_in_json(tmp_path):
   report(tmp_path, values=[{"loss": float("nan")}])
-  strict = json.loads(
-    (tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail
-  )
-  assert strict["loss"] is None
+  text = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  named, strict = (json.loads(x, parse_constant=pytest.fail) for x in text)
+  assert strict["loss"] is None and named["spike"] is None
 
 
 def test_lines_of_steps_that_are_taken_again_are_removed(tmp_path):
@@ -114,3 +113,55 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
   reported = report(tmp_path / "run", values=[{"loss": 1.0}])
   assert reported["loss"] == 1
   assert not (tmp_path / "run").exists()
+
+
+def watch(folder, values, spike, every=10):
+  """Reports steps of these (loss, gradient norm)s; the lines of spikes."""
+  reporter = Reporter(
+    folder, 0, len(values), "tokens", spike,
+    rows=lambda n: range(4 * n, 4 * n + 4),
+    samples=lambda n: [f"clip {n}.{i}" for i in range(10)],
+  )  # fmt: skip
+  for step, (loss, norm) in enumerate(values, 1):
+    metrics = {"loss": np.float32(loss), "grad_norm": np.float32(norm)}
+    reporter.add(metrics, 1.0)
+    if step % every == 0:
+      reporter.report(step)
+  reporter.close()
+  return [line for line in lines(folder) if "spike" in line]
+
+
+def test_a_loss_far_above_its_median_names_its_rows_and_samples(
+  tmp_path, capsys
+):
+  values = [(1 + 0.01 * (n % 5), 1.0) for n in range(40)]
+  values[6] = (9.0, 1.0)  # too early to know what is usual
+  values[33] = (3.1, 1.0)
+  (line,) = watch(tmp_path, values, spike=3.0)
+  assert line == {
+    "step": 34,
+    "spike": pytest.approx(3.1),
+    "finite": True,
+    "median": pytest.approx(1.02),
+    "rows": [132, 135],
+    "samples": [f"clip 33.{i}" for i in range(10)],
+  }
+  out = capsys.readouterr().out
+  assert (
+    "step 34: loss 3.1 is 3.0 times its median; rows 132 to 135: clip 33.0, "
+    in out
+  )
+  assert "clip 33.7 and 2 more\n" in out
+
+
+def test_what_is_not_finite_is_named_from_the_first_step_on(tmp_path):
+  values = [(1.0, 1.0)] * 10
+  values[0], values[4] = (np.nan, 1.0), (1.0, np.inf)
+  found = watch(tmp_path, values, spike=0.0)
+  assert [(x["step"], x["spike"], x["finite"]) for x in found] == [
+    (1, None, False), (5, 1.0, False),
+  ]  # fmt: skip
+
+
+def test_without_a_factor_no_finite_loss_is_named(tmp_path):
+  assert watch(tmp_path, [(1.0, 1.0)] * 30 + [(1e9, 1.0)] * 10, 0.0) == []

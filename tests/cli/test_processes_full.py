@@ -1,0 +1,194 @@
+"""Two processes train one run, started as a user starts them."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pyramid_jax.checkpoint import Checkpoints
+from tests import tiny
+from tests.data import random_store
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 16
+MINUTE = 60  # in which survivors have to end
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  path = tmp_path_factory.mktemp("latents") / "store"
+  random_store.write(path, 40, sizes=((8, 8), (8, 12)), frames=(1, 3))
+  return path
+
+
+class Run:
+  """`launch/local.sh` with so many processes of 8 devices in all."""
+
+  def __init__(self, count, store, workdir, *more):
+    self.workdir = pathlib.Path(workdir)
+    environment = {
+      **os.environ,
+      "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "DEVICES": str(8 // count),
+    }
+    self.launcher = subprocess.Popen(
+      [
+        "bash", f"{ROOT}/launch/local.sh", str(count),
+        f"--config={tiny.__file__}", f"--workdir={workdir}", f"--data={store}",
+        f"--logs={workdir}/logs",
+        f"--config.model.text_dim={random_store.TEXT_DIM}",
+        f"--config.model.pooled_dim={random_store.POOLED_DIM}",
+        "--config.latents.latent_tokens=64", f"--config.train.steps={STEPS}",
+        "--config.train.save_every=5", "--config.train.keep=9", *more,
+      ],
+      env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+      text=True,
+    )  # fmt: skip
+
+  def pid(self, process):
+    """Of one of the processes."""
+    children = f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children"
+    for child in pathlib.Path(children).read_text().split():
+      words = pathlib.Path(f"/proc/{child}/cmdline").read_text().split("\0")
+      if f"--process={process}" in words:
+        return int(child)
+    raise AssertionError(f"process {process} is not there")
+
+  def after(self, step):
+    """Waits for the report of a step."""
+    while max(losses(self.workdir), default=0) < step:
+      assert self.launcher.poll() is None, self.launcher.stdout.read()
+      time.sleep(0.01)
+    return self
+
+  def end(self, timeout=300):
+    """(exit code, what was printed)."""
+    try:
+      out, _ = self.launcher.communicate(timeout=timeout)
+    finally:
+      self.launcher.kill()
+    return self.launcher.returncode, out
+
+  def succeed(self):
+    code, out = self.end()
+    assert code == 0, out
+    return out
+
+
+def losses(workdir):
+  """By step; a line that is being written does not count."""
+  text = ""
+  with contextlib.suppress(FileNotFoundError):
+    text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+  whole = text[: text.rfind("\n") + 1].splitlines()
+  return {r["step"]: r["loss"] for r in map(json.loads, whole) if "loss" in r}
+
+
+def newest(workdir):
+  checkpoints = Checkpoints(workdir)
+  step = checkpoints.latest
+  checkpoints.close()
+  return step
+
+
+def assert_same_run(workdir, reference):
+  found, expected = losses(workdir), losses(reference)
+  assert list(found) == list(expected) == list(range(1, STEPS + 1))
+  # float32 sums over processes in another order, over 16 optimizer steps
+  np.testing.assert_allclose(
+    list(found.values()), list(expected.values()), rtol=1e-5
+  )
+
+
+@pytest.fixture(scope="module")
+def two(store, tmp_path_factory):
+  """A run of two processes without a fault, and what it printed."""
+  workdir = tmp_path_factory.mktemp("runs") / "two"
+  return workdir, Run(2, store, workdir).succeed()
+
+
+@pytest.fixture(scope="module")
+def one(store, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "one"
+  Run(1, store, workdir).succeed()
+  return workdir
+
+
+def test_two_processes_have_the_losses_of_one(two, one):
+  assert_same_run(two[0], one)
+
+
+def test_only_the_first_process_reports_and_each_keeps_its_log(two):
+  workdir, out = two
+  reports = re.findall(r"^step (\d+)  ", out, re.MULTILINE)
+  assert reports == [str(n) for n in range(1, STEPS + 1)]
+  assert len(re.findall(r"^first step after \d+\.\d s$", out, re.M)) == 1
+  for process in (0, 1):
+    name = (
+      rf"^\d\d:\d\d:\d\d process {process} of 2: on \S+ with 4 of 8 devices"
+    )
+    assert len(re.findall(name, out, re.MULTILINE)) == 1
+    log = (workdir / "logs" / f"process_0000{process}.log").read_text()
+    assert re.search(name, log, re.MULTILINE)
+    assert (f"step {STEPS}  " in log) == (process == 0)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_sigterm_to_one_stops_both_at_one_step_and_they_go_on_bit_for_bit(
+  store, two, tmp_path, process
+):
+  run = Run(2, store, tmp_path).after(3)
+  os.kill(run.pid(process), signal.SIGTERM)
+  code, out = run.end(MINUTE)
+  assert code == 0, out
+  reached = max(losses(tmp_path))
+  assert newest(tmp_path) == reached < STEPS
+  assert f"stopped and saved at step {reached}." in out
+  Run(2, store, tmp_path).succeed()
+  assert losses(tmp_path) == losses(two[0])
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_when_one_dies_the_other_ends_and_any_number_goes_on(
+  store, two, tmp_path, process
+):
+  run = Run(2, store, tmp_path).after(6)
+  os.kill(run.pid(process), signal.SIGKILL)
+  since = time.monotonic()
+  code, out = run.end(MINUTE)
+  print(f"ended after {time.monotonic() - since:.1f} s")
+  assert code != 0
+  assert re.search("another (process does not answer|task died)", out), out
+  assert newest(tmp_path) == 5
+  stopped = Run(1, store, tmp_path).after(9)  # 2 -> 1
+  os.kill(stopped.pid(0), signal.SIGTERM)
+  code, out = stopped.end()
+  assert code == 0, out
+  Run(2, store, tmp_path).succeed()  # 1 -> 2
+  assert_same_run(tmp_path, two[0])
+
+
+def test_when_one_is_silent_the_other_ends(store, tmp_path):
+  run = Run(2, store, tmp_path, "--config.train.steps=2000").after(6)
+  silent, other = run.pid(1), run.pid(0)
+  os.kill(silent, signal.SIGSTOP)
+  since = time.monotonic()
+  try:
+    while pathlib.Path(f"/proc/{other}").exists():
+      assert time.monotonic() - since < MINUTE
+      time.sleep(0.1)
+  finally:
+    os.kill(silent, signal.SIGKILL)
+  print(f"ended after {time.monotonic() - since:.1f} s")
+  code, out = run.end()
+  assert code != 0 and "stopped sending heartbeats" in out
+  assert newest(tmp_path) >= 5
