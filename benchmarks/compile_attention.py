@@ -8,6 +8,7 @@ one line a topology: compile seconds, temporary memory a chip, and the kernels
 that the compiled program calls. It ends with 1 if one of them is missing.
 """
 
+import functools
 import re
 import sys
 import time
@@ -33,7 +34,9 @@ def compile_on(topology: str):
   mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
   rows = NamedSharding(mesh, PartitionSpec("data"))
   shape = (len(devices), TOKENS)
-  x = jax.ShapeDtypeStruct((*shape, HEADS, HEAD_DIM), jnp.bfloat16, sharding=rows)
+  x = jax.ShapeDtypeStruct(
+    (*shape, HEADS, HEAD_DIM), jnp.bfloat16, sharding=rows
+  )
   end = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
 
   def both(q, k, v, start, end, grad):

@@ -1,6 +1,5 @@
 """The kernels of accelerators, interpreted, against the definition."""
 
-import numpy as np
 import pytest
 
 from tests.attention import kernels, packings

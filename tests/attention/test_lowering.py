@@ -6,7 +6,6 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from pyramid_jax.attention import attend
 from pyramid_jax.models.pure import REMAT
