@@ -34,10 +34,8 @@ def compile_on(topology: str):
   mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
   rows = NamedSharding(mesh, PartitionSpec("data"))
   shape = (len(devices), TOKENS)
-  x = jax.ShapeDtypeStruct(
-    (*shape, HEADS, HEAD_DIM), jnp.bfloat16, sharding=rows
-  )
-  end = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
+  of = functools.partial(jax.ShapeDtypeStruct, sharding=rows)
+  x, end = of((*shape, HEADS, HEAD_DIM), jnp.bfloat16), of(shape, jnp.int32)
 
   def both(q, k, v, start, end, grad):
     out, pull = jax.vjp(lambda *args: attend(*args, start, end), q, k, v)
