@@ -10,12 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from pyramid_jax.attention import dense, gpu, parallel, tpu, xla
-from pyramid_jax.attention.blocks import pad_tokens
 
 RESIDUAL = "attn_residual"  # the name that a remat policy keeps
 
@@ -135,54 +133,35 @@ def attend_joint(
     k_end_BJ: one past its last key.
     batch_axes: mesh axes over which rows are split, if a mesh is set.
     head_axes: mesh axes over which heads are split.
-    token_axis: mesh axis over which the tokens of both streams are split; of
-      any length, see `parallel`.
+    token_axis: mesh axis over which the tokens of both streams are split, see
+      `parallel`.
     implementation: see `attend`.
 
   Returns:
     the results for text [B, M, N, K] and latent [B, L, N, K] tokens.
+
+  Raises:
+    ValueError: tokens that `token_axis` does not divide; see also `attend`.
   """
-  M, L, heads = text[0].shape[1], latent[0].shape[1], text[0].shape[2]
   attention = functools.partial(attend, implementation=implementation)
   row = parallel.Row(order_BJ, inverse_BJ, k_start_BJ, k_end_BJ)
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
-    q, k, v = _join(text, latent)
-    out = parallel.whole(attention, q, k, v, row)
-    return out[:, :M], out[:, M:]
-
-  devices = mesh.shape[token_axis] if token_axis else 1
-  row = parallel.lay_out(row, M, L, devices)
-  split_heads = _dividing(mesh, head_axes, heads)
-  heads //= math.prod(mesh.shape[axis] for axis in split_heads or ())
-
-  def local(text, latent, row):
-    here = text[0].shape[1]
-    q, k, v = _join(text, latent)
-    if devices == 1:
-      out = parallel.whole(attention, q, k, v, row)
-    elif heads % devices == 0:
-      out = parallel.by_heads(attention, token_axis, q, k, v, row)
-    else:
-      out = parallel.by_queries(attention, token_axis, q, k, v, row, here)
-    return out[:, :here], out[:, here:]
-
+    return parallel.attend_shard(attention, text, latent, row)
+  if token_axis:
+    M, L = text[0].shape[1], latent[0].shape[1]
+    row = parallel.lay_out(row, M, L, token_axis, mesh.shape[token_axis])
   rows = PartitionSpec(tuple(batch_axes))
-  tokens = PartitionSpec(tuple(batch_axes), token_axis, split_heads)
+  heads = _dividing(mesh, head_axes, text[0].shape[2])
+  tokens = PartitionSpec(tuple(batch_axes), token_axis, heads)
   # A kernel must see local arrays: outside shard_map the compiler would
   # gather whole rows around it.
-  out_text, out_latent = jax.shard_map(
-    local,
+  return jax.shard_map(
+    functools.partial(parallel.attend_shard, attention, axis=token_axis),
     in_specs=((tokens,) * 3, (tokens,) * 3, rows),
     out_specs=(tokens, tokens),
     check_vma=False,
-  )(*(tuple(pad_tokens(x, devices) for x in s) for s in (text, latent)), row)
-  return out_text[:, :M], out_latent[:, :L]
-
-
-def _join(text, latent) -> list[jax.Array]:
-  """q, k, v of the text tokens, then of the latent ones."""
-  return [jnp.concatenate(x, 1) for x in zip(text, latent, strict=True)]
+  )(text, latent, row)
 
 
 def _dividing(mesh, axes: Sequence[str], size: int) -> tuple[str, ...] | None:

@@ -6,11 +6,11 @@ of some heads (DeepSpeed-Ulysses, Jacobs et al., 2023); elsewhere each keeps its
 queries and gathers all keys and values. Tokens take their places in attention
 only then: the order of a row mixes text and latent tokens of all devices.
 
-Legend: B rows, M text, L latent, J = M + L tokens, P tokens of all devices with
-padding, N heads, K head dim, Q queries and R keys at hand.
+Legend: B rows, M text, L latent, J = M + L tokens, N heads, K head dim, Q
+tokens at hand.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,19 +21,19 @@ Attend = Callable[..., jax.Array]  # q, k, v, k_start, k_end -> result
 
 
 class Row(NamedTuple):
-  """How a row's tokens stand in attention.
+  """How the tokens of rows stand in attention.
 
   Attributes:
-    order_BP: place, as the tokens lie device by device, of each in attention.
-    inverse_BP: the inverse permutation.
-    k_start_BP: first key of each token, in the order of attention.
-    k_end_BP: one past its last key.
+    order_BJ: place, among the tokens as they lie, of each in attention.
+    inverse_BJ: the inverse permutation.
+    k_start_BJ: first key of each token, in the order of attention.
+    k_end_BJ: one past its last key.
   """
 
-  order_BP: jax.Array
-  inverse_BP: jax.Array
-  k_start_BP: jax.Array
-  k_end_BP: jax.Array
+  order_BJ: jax.Array
+  inverse_BJ: jax.Array
+  k_start_BJ: jax.Array
+  k_end_BJ: jax.Array
 
 
 @jax.custom_vjp
@@ -49,42 +49,66 @@ permute.defvjp(
 )
 
 
-def lay_out(row: Row, text: int, latent: int, devices: int) -> Row:
-  """A row in concat([text, latent]) as its tokens lie on `devices`.
+def lay_out(row: Row, text: int, latent: int, axis: str, devices: int) -> Row:
+  """A row of concat([text, latent]) as its tokens lie along a mesh axis.
 
-  Each holds an equal run of the text tokens, then one of the latent tokens,
-  padding behind the last; padding stands last in attention and sees nothing.
+  Each device holds an equal run of the text tokens, then one of the latent tokens.
+
+  Raises:
+    ValueError: a number of tokens that the devices do not divide.
   """
+  for name, size in (("text", text), ("latent", latent)):
+    if size % devices:
+      raise ValueError(
+        f"{size} {name} tokens of a row cannot be split over mesh axis "
+        f"{axis!r} of {devices} devices; make them a multiple, for example "
+        f"{-(-size // devices) * devices}."
+      )
+  runs = np.split(np.arange(text + latent), [text])
+  token_J = np.concatenate([x.reshape(devices, -1) for x in runs], 1).ravel()
+  place_J = jnp.asarray(np.argsort(token_J))
+  return row._replace(
+    order_BJ=place_J[row.order_BJ], inverse_BJ=row.inverse_BJ[:, token_J]
+  )
+
+
+def attend_shard(
+  attend: Attend,
+  text: Sequence[jax.Array],
+  latent: Sequence[jax.Array],
+  row: Row,
+  axis: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Attention of the text and latent tokens at hand with all of their rows.
+
+  Inside `shard_map` if an axis is named.
+
+  Args:
+    attend: the attention of queries at hand over keys at hand.
+    text: q, k, v of the text tokens, [B, M at hand, N, K].
+    latent: the same of the latent tokens.
+    row: of all tokens, see `lay_out`.
+    axis: mesh axis over which tokens are split.
+  """
+  M, heads = text[0].shape[1:3]
+  qkv = [jnp.concatenate(x, 1) for x in zip(text, latent, strict=True)]
+  devices = jax.lax.axis_size(axis) if axis else 1
   if devices == 1:
-    return row
-  held = [-(-n // devices) for n in (text, latent)]
-  tokens = np.full((devices, sum(held)), -1)
-  for size, first, column in ((text, 0, 0), (latent, text, held[0])):
-    run = held[0] if column == 0 else held[1]
-    padded = np.full(devices * run, -1)
-    padded[:size] = first + np.arange(size)
-    tokens[:, column : column + run] = padded.reshape(devices, run)
-  token_P = tokens.reshape(-1)
-  token_P[token_P < 0] = np.arange(text + latent, token_P.size)
-  place_P = np.argsort(token_P)
-  B, extra = len(row.order_BP), token_P.size - text - latent
-  behind = np.broadcast_to(np.arange(text + latent, token_P.size), (B, extra))
-  order, inverse = (
-    jnp.concatenate([x, behind], 1) for x in (row.order_BP, row.inverse_BP)
-  )
-  start, end = (
-    jnp.pad(x, ((0, 0), (0, extra))) for x in (row.k_start_BP, row.k_end_BP)
-  )
-  return Row(jnp.asarray(place_P)[order], inverse[:, token_P], start, end)
+    out = whole(attend, *qkv, row)
+  elif heads % devices == 0:
+    out = by_heads(attend, axis, *qkv, row)
+  else:
+    out = by_queries(attend, axis, *qkv, row, M)
+  return out[:, :M], out[:, M:]
 
 
-def whole(attend: Attend, q_BPNK, k_BPNK, v_BPNK, row: Row) -> jax.Array:
+def whole(attend: Attend, q_BJNK, k_BJNK, v_BJNK, row: Row) -> jax.Array:
   """Attention of all tokens of a row, as they lie; all are at hand."""
   q, k, v = (
-    permute(x, row.order_BP, row.inverse_BP) for x in (q_BPNK, k_BPNK, v_BPNK)
+    permute(x, row.order_BJ, row.inverse_BJ) for x in (q_BJNK, k_BJNK, v_BJNK)
   )
-  out = attend(q, k, v, row.k_start_BP, row.k_end_BP)
-  return permute(out, row.inverse_BP, row.order_BP)
+  out = attend(q, k, v, row.k_start_BJ, row.k_end_BJ)
+  return permute(out, row.inverse_BJ, row.order_BJ)
 
 
 def by_heads(
@@ -113,20 +137,20 @@ def by_queries(
   k, v = (
     permute(
       jax.lax.all_gather(x, axis, axis=1, tiled=True),
-      row.order_BP,
-      row.inverse_BP,
+      row.order_BJ,
+      row.inverse_BJ,
     )
     for x in (k_BQNK, v_BQNK)
   )
   Q = q_BQNK.shape[1]
   start, end = (
     jax.lax.dynamic_slice_in_dim(
-      jnp.take_along_axis(x, row.inverse_BP, 1),
+      jnp.take_along_axis(x, row.inverse_BJ, 1),
       Q * jax.lax.axis_index(axis),
       Q,
       axis=1,
     )
-    for x in (row.k_start_BP, row.k_end_BP)
+    for x in (row.k_start_BJ, row.k_end_BJ)
   )
   streams = (slice(text), slice(text, None))
   out = [attend(q_BQNK[:, s], k, v, start[:, s], end[:, s]) for s in streams]

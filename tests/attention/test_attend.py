@@ -44,7 +44,6 @@ def test_streams_on_a_mesh_attend_as_on_one_device(mesh):
   ids=["by_heads", "by_queries"],
 )
 def test_tokens_split_over_devices_attend_as_on_one(mesh, exchange):
-  # 12 text and 30 latent tokens: 4 devices do not divide the latter
   program = streams.check(mesh)
   assert exchange in program
   assert (
@@ -69,3 +68,9 @@ def test_an_unknown_implementation_is_refused():
   x, end = jnp.zeros((1, 4, 1, 8)), jnp.zeros((1, 4), jnp.int32)
   with pytest.raises(ValueError, match="'cudnn' is not auto, dense, xla, tpu"):
     attend.attend(x, x, x, end, end, "cudnn")
+
+
+def test_tokens_that_an_axis_does_not_divide_are_refused():
+  row = parallel.Row(*[jnp.zeros((1, 42), jnp.int32)] * 4)
+  with pytest.raises(ValueError, match="30 latent .*'sequence' of 4 .* 32"):
+    parallel.lay_out(row, 12, 30, "sequence", 4)
