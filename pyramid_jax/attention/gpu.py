@@ -34,7 +34,7 @@ def forward(
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """`xla.forward` by a kernel."""
-  tile = (tiles or for_platform("cuda")).forward
+  tile = (tiles or for_platform("gpu")).forward
   Q, K = q_BQNK.shape[1], q_BQNK.shape[3]
   q, start, end = _padded(tile.query, q_BQNK, k_start_BQ, k_end_BQ)
   k, v = _padded(tile.key, k_BRNK, v_BRNK)
@@ -66,7 +66,7 @@ def backward(
   interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """`xla.backward` by two kernels: one for q, one for k and v."""
-  tiles = tiles or for_platform("cuda")
+  tiles = tiles or for_platform("gpu")
   Q, R, K = q_BQNK.shape[1], k_BRNK.shape[1], q_BQNK.shape[3]
   delta = blocks.scores_gradient(out_BQNK, grad_BQNK)
   of_query = (

@@ -52,7 +52,8 @@ permute.defvjp(
 def lay_out(row: Row, text: int, latent: int, axis: str, devices: int) -> Row:
   """A row of concat([text, latent]) as its tokens lie along a mesh axis.
 
-  Each device holds an equal run of the text tokens, then one of the latent tokens.
+  Each device holds an equal run of the text tokens, then one of the latent
+  tokens.
 
   Raises:
     ValueError: a number of tokens that the devices do not divide.

@@ -49,7 +49,7 @@ GPU = GPUTiles(
 )
 
 # By platform, for chips not below and where the chip is not known: it fits all.
-PLATFORMS = {"tpu": TPU, "cuda": GPU}
+PLATFORMS = {"tpu": TPU, "gpu": GPU}
 # By the beginning of a device's kind.
 CHIPS: dict[str, TPUTiles | GPUTiles] = {
   "TPU v4": TPU,
@@ -63,13 +63,13 @@ CHIPS: dict[str, TPUTiles | GPUTiles] = {
 
 
 def for_platform(platform: str) -> TPUTiles | GPUTiles:
-  """The block sizes for the current mesh's chips, of "tpu" or "cuda".
+  """The block sizes for the current mesh's chips, "tpu" or "gpu".
 
   A program may be lowered for other chips than the mesh's: then, and without a
   mesh, they are the platform's.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
-  if device is not None and device.platform in (platform, PLUGINS.get(platform)):
+  if device is not None and device.platform == platform:
     for kind, tiles in CHIPS.items():
       if device.device_kind.startswith(kind):
         return tiles

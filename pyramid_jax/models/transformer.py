@@ -149,10 +149,8 @@ def lengthen(
   latent = {k: longer(rows[k], more_L) for k in ("segment", "frame", "yx")}
   text = {k: longer(rows[k], more_M) for k in ("text", "text_segment")}
   order = jnp.where(rows["joint"] < M, rows["joint"], rows["joint"] + more_M)
-  padding = [
-    *range(M, M + more_M),
-    *range(M + more_M + L, M + more_M + L + more_L),
-  ]
-  behind = np.broadcast_to(np.int32(padding), (len(order), len(padding)))
+  last = M + more_M + L
+  behind = np.r_[M : M + more_M, last : last + more_L].astype(order.dtype)
+  behind = jnp.broadcast_to(behind, (len(order), len(behind)))
   joint = jnp.concatenate([order, behind], 1)
   return longer(x_BLC, more_L), {**rows, **latent, **text, "joint": joint}
