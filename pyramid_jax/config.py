@@ -69,7 +69,8 @@ class DiTConfig:
   history_positions: Literal["interpolated", "plain"] = "interpolated"
   causal: bool = True  # or every frame sees every frame (ablation)
   dtype: Dtype = "bfloat16"  # of the matmuls; parameters stay float32
-  attention: Literal["auto", "xla", "dense"] = "auto"  # auto: by the platform
+  # auto: tpu, gpu or xla by the platform; dense: for comparison
+  attention: Literal["auto", "xla", "tpu", "gpu", "dense"] = "auto"
   # what the backward pass recomputes; "attention" keeps attention's result
   remat: Literal["none", "attention", "layer"] = "layer"
 

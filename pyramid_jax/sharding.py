@@ -118,6 +118,13 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(names))
 
 
+def parts(name: str) -> int:
+  """Into how many parts the current mesh, if any, splits a logical axis."""
+  mesh, axes = jax.sharding.get_abstract_mesh(), RULES[name] or ()
+  axes = (axes,) if isinstance(axes, str) else axes
+  return 1 if mesh.empty else int(np.prod([mesh.shape[a] for a in axes]))
+
+
 def local_rows(mesh: Mesh, rows: int) -> list[int]:
   """The rows of a batch that this process's devices hold, in order.
 

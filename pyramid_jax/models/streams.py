@@ -97,6 +97,7 @@ def attend_streams(text: tuple, latent: tuple, row: Shared, how: str):
     row.k_end_BJ,
     batch_axes=RULES["batch"],
     head_axes=(RULES["heads"],),
+    token_axis=RULES["tokens"],
     implementation=how,
   )
   return tuple(rearrange(x, "B L N K -> B L (N K)") for x in out)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from pyramid_jax.attention.ranges import key_ranges
@@ -21,7 +22,7 @@ from pyramid_jax.models import positions
 from pyramid_jax.models.init import normal, zeros
 from pyramid_jax.models.layers import linear
 from pyramid_jax.models.streams import Shared, modulated, per_token
-from pyramid_jax.sharding import constrain
+from pyramid_jax.sharding import constrain, parts
 
 Rows = Mapping[str, jax.Array]
 Streams = tuple[jax.Array, jax.Array]  # latent [B, L, D], text [B, M, D]
@@ -79,9 +80,11 @@ class Transformer(nnx.Module):
         batch, see `data/rows.py`.
       timestep_BS: timestep of each segment, 0..1000.
     """
+    L = x_BLC.shape[1]
+    x_BLC, rows = lengthen(x_BLC, rows, parts("tokens"))
     row = self.shared(rows, timestep_BS)
     x_BLD = self.run(self.embed(x_BLC, rows), row)
-    return self.patch_out(self.normed(x_BLD, row))
+    return self.patch_out(self.normed(x_BLD, row))[:, :L]
 
   def embed(self, x_BLC: jax.Array, rows: Rows) -> Streams:
     """Both streams before the first block."""
@@ -125,3 +128,29 @@ class Transformer(nnx.Module):
       k_start,
       k_end,
     )
+
+
+def lengthen(
+  x_BLC: jax.Array, rows: Rows, devices: int
+) -> tuple[jax.Array, Rows]:
+  """Padding behind text and latent tokens, so that `devices` divide each.
+
+  (Left to itself the compiler would pad, and then adds the padding's gradients
+  to those of the first segment.)
+  """
+  L, M = x_BLC.shape[1], rows["text"].shape[1]
+  more_L, more_M = -L % devices, -M % devices
+  if not (more_L or more_M):
+    return x_BLC, rows
+
+  def longer(x, by):
+    return jnp.pad(x, [(0, 0), (0, by)] + [(0, 0)] * (x.ndim - 2))
+
+  latent = {k: longer(rows[k], more_L) for k in ("segment", "frame", "yx")}
+  text = {k: longer(rows[k], more_M) for k in ("text", "text_segment")}
+  order = jnp.where(rows["joint"] < M, rows["joint"], rows["joint"] + more_M)
+  last = M + more_M + L
+  behind = np.r_[M : M + more_M, last : last + more_L].astype(order.dtype)
+  behind = jnp.broadcast_to(behind, (len(order), len(behind)))
+  joint = jnp.concatenate([order, behind], 1)
+  return longer(x_BLC, more_L), {**rows, **latent, **text, "joint": joint}

@@ -1,0 +1,76 @@
+"""Block sizes of the attention kernels: the one table, chip by chip.
+
+TPU. A block of 512 queries does 512 operations for every byte of keys and
+values that it reads, more than a v4, v5e, v5p or 7x can do in the time of
+reading one (166 to 312) and about what a v6e can (560). Blocks of 1024 x 2048
+still compile for all five (2048 x 2048 overflow the memory of v4 and v5e) but
+cover more pairs that the mask forbids, and a row of 18,432 tokens would need
+padding. None of it was timed on a TPU yet.
+
+GPU. The largest blocks at head dim 64 whose kernels use no more registers than
+a thread has, on compute capability 8.0 and 9.0. Not timed on a GPU yet.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+
+class TPUTiles(NamedTuple):
+  """Tokens a block, forward and backward; multiples of 128."""
+
+  query: int
+  key: int
+  compute: int  # keys multiplied at once; divides key
+
+
+class GPUTile(NamedTuple):
+  """Tokens a block, powers of two, and how Triton runs one."""
+
+  query: int
+  key: int
+  warps: int
+  stages: int
+
+
+class GPUTiles(NamedTuple):
+  """One for each kernel."""
+
+  forward: GPUTile
+  grad_query: GPUTile
+  grad_key: GPUTile
+
+
+TPU = TPUTiles(query=512, key=1024, compute=512)
+GPU = GPUTiles(
+  forward=GPUTile(query=128, key=64, warps=8, stages=3),
+  grad_query=GPUTile(query=128, key=64, warps=8, stages=2),
+  grad_key=GPUTile(query=64, key=128, warps=8, stages=2),
+)
+
+# By platform, for chips not below and where the chip is not known: it fits all.
+PLATFORMS = {"tpu": TPU, "gpu": GPU}
+# By the beginning of a device's kind.
+CHIPS: dict[str, TPUTiles | GPUTiles] = {
+  "TPU v4": TPU,
+  "TPU v5 lite": TPU,
+  "TPU v5": TPU,  # v5p
+  "TPU v6 lite": TPU,
+  "TPU7x": TPU,
+  "NVIDIA A100": GPU,
+  "NVIDIA H100": GPU,
+}
+
+
+def for_platform(platform: str) -> TPUTiles | GPUTiles:
+  """The block sizes for the current mesh's chips, "tpu" or "gpu".
+
+  A program may be lowered for other chips than the mesh's: then, and without a
+  mesh, they are the platform's.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  if device is not None and device.platform == platform:
+    for kind, tiles in CHIPS.items():
+      if device.device_kind.startswith(kind):
+        return tiles
+  return PLATFORMS[platform]

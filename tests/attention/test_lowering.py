@@ -1,0 +1,56 @@
+"""Which kernels a program holds, lowered for hardware that is not here."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from pyramid_jax.attention import attend
+from pyramid_jax.models.pure import REMAT
+
+FORWARD = {"tpu": "splash_mha_fwd", "cuda": "range_attention_forward"}
+BACKWARD = {
+  "tpu": ("splash_mha_dq", "splash_mha_dkv"),
+  "cuda": ("range_attention_grad_query", "range_attention_grad_key"),
+}
+SHAPE = (2, 300, 4, 64)
+
+
+def layers(x, remat="none", how="auto"):
+  """A scan of layers that attend and do something after it."""
+  start = jnp.zeros(x.shape[:2], jnp.int32)
+
+  def layer(x, weight):
+    q = jnp.sin(x * weight)
+    return jnp.cos(attend.attend(q, q, q, start, start + 300, how)), None
+
+  if remat != "none":
+    layer = jax.checkpoint(layer, policy=REMAT[remat], prevent_cse=False)
+  return jax.lax.scan(layer, x, jnp.ones((3, 1), x.dtype))[0].sum()
+
+
+def calls(f, platform):
+  """How often each kernel is called in the program, by name."""
+  x = jax.ShapeDtypeStruct(SHAPE, jnp.bfloat16)
+  program = jax.jit(f).trace(x).lower(lowering_platforms=(platform,))
+  found = re.findall(
+    r'kernel_name = "(\w+?)(?:_no_residuals|_residuals)?"|name = "(range_\w+)"',
+    program.as_text(),
+  )
+  return sorted(a or b for a, b in found)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("remat", ["none", "attention", "layer"])
+def test_remat_that_keeps_attention_runs_the_forward_kernel_once(
+  remat, platform
+):
+  found = calls(jax.grad(functools.partial(layers, remat=remat)), platform)
+  forward = 2 if remat == "layer" else 1
+  rows = SHAPE[0] if platform == "tpu" else 1  # splash takes a row at a time
+  for name in BACKWARD[platform]:
+    assert found.count(name) == rows
+  assert found.count(FORWARD[platform]) == forward * rows
+  assert len(found) == (forward + 2) * rows
