@@ -33,6 +33,9 @@ flags.DEFINE_integer(
 flags.DEFINE_bool("generate", False, "Plan the sampler (config.generate).")
 flags.DEFINE_bool("vae", False, "Plan VAE training (config.videos.phases).")
 flags.DEFINE_bool("sweep", False, "Also with other rows, remat and meshes.")
+flags.DEFINE_bool(
+  "quick", False, "Compile in less time; the memory may be overestimated."
+)
 flags.DEFINE_bool("markdown", False, "Print tables in Markdown.")
 flags.DEFINE_float("hbm_gib", None, "Limit in place of the chip's memory.")
 flags.DEFINE_list(
@@ -84,7 +87,9 @@ def main() -> int:
 
   others = [(path, config_flag.read(path)) for path in F.stages]
   limit = F.hbm_gib * chips.GIB if F.hbm_gib else None
-  plans = plan.make(config, target, generate=F.generate, limit=limit)
+  plans = plan.make(
+    config, target, generate=F.generate, limit=limit, quick=F.quick
+  )
   for each in plans:
     print(report.text(report.lines(each), F.markdown), end="\n\n")
   extra = report.clip(plans) if F.generate else []
@@ -94,7 +99,8 @@ def main() -> int:
     print(report.text(extra, F.markdown), end="\n\n")
   if F.sweep:
     rows = [
-      report.sweep_row(*each) for each in plan.sweep(config, target, limit)
+      report.sweep_row(*each)
+      for each in plan.sweep(config, target, limit, F.quick)
     ]
     print(report.table(report.SWEEP, rows, F.markdown))
   return 0 if all(p.compiled.fits for p in plans) else 1

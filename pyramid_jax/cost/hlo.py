@@ -265,8 +265,8 @@ def group_size(attributes: str) -> int:
     return len(m[1].split(","))
   if m := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):
     return int(m[2])
-  if m := re.search(r"replica_groups=mesh\[([^\]]*)\]\S* *\{([^}]*)\}",
-                    attributes):  # fmt: skip
+  mesh = r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}"
+  if m := re.search(mesh, attributes):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", m[1]))
     names = re.findall(r"'(\w+)'", m[2])
     return math.prod(int(sizes[n]) for n in names)

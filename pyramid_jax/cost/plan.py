@@ -73,12 +73,14 @@ def make(
   if config.kind == "dit" and not generate:
     tile = target.chip.tile if target.chip else (512, 1024)
     workload = measure(config, tile)
-  listed = (jobs.sampler if generate else jobs.training)(local, mesh)
-  return [
-    _plan(config, target, whole, workload, job, compile_job(job, mesh, target,
-          limit), generate)
-    for job in listed
-  ]  # fmt: skip
+  make_jobs = jobs.sampler if generate else jobs.training
+  plans = []
+  for job in make_jobs(local, mesh):
+    compiled = compile_job(job, mesh, target, limit, quick=quick)
+    plans.append(
+      _plan(config, target, whole, workload, job, compiled, generate)
+    )
+  return plans
 
 
 def one_slice(config: Config, slices: int) -> Config:
@@ -132,25 +134,33 @@ def _sampled_pairs(config: Config, job: jobs.Job, target: Target) -> float:
 
 
 def sweep(
-  config: Config, target: Target, limit: float | None = None
+  config: Config,
+  target: Target,
+  limit: float | None = None,
+  quick: bool = False,
 ) -> Iterator[tuple[str, Plan | ConfigError]]:
   """(what is changed, the plan or why there is none), one change at a time.
 
   Rows a step, remat, and the mesh: all on fsdp, tensor 2 and 4, data over
   eighths.
   """
-  yield "as it is", _attempt(config, target, limit)
+  for name, changed in _changes(config):
+    try:
+      plan = make(changed, target, limit=limit, quick=quick)[0]
+    except ConfigError as error:
+      plan = error
+    yield name, plan
+
+
+def _changes(config: Config) -> Iterator[tuple[str, Config]]:
+  yield "as it is", config
   for rows in (config.latents.rows // 2, config.latents.rows * 2):
     if rows:
-      yield (
-        f"rows {rows}",
-        _attempt(jobs.with_rows(config, rows), target, limit),
-      )
+      yield f"rows {rows}", jobs.with_rows(config, rows)
   for remat in ("none", "attention", "layer"):
     if remat != config.model.remat:
       model = dataclasses.replace(config.model, remat=remat)
-      changed = dataclasses.replace(config, model=model)
-      yield f"remat {remat}", _attempt(changed, target, limit)
+      yield f"remat {remat}", dataclasses.replace(config, model=model)
   for mesh in (
     MeshConfig(),
     MeshConfig(tensor=2),
@@ -158,21 +168,10 @@ def sweep(
     MeshConfig(data=-1, fsdp=8),
   ):
     if mesh != config.mesh:
-      changed = dataclasses.replace(config, mesh=mesh)
-      name = ", ".join(
-        f"{k} {v}" for k, v in dataclasses.asdict(mesh).items() if v not in (1,)
-      )
-      yield (
-        f"mesh {name}".replace("-1", "the rest"),
-        _attempt(changed, target, limit),
-      )
-
-
-def _attempt(config, target, limit) -> Plan | ConfigError:
-  try:
-    return make(config, target, limit=limit)[0]
-  except ConfigError as error:
-    return error
+      axes = dataclasses.asdict(mesh).items()
+      name = ", ".join(f"{k} {v}" for k, v in axes if v != 1)
+      name = f"mesh {name}".replace("-1", "the rest")
+      yield name, dataclasses.replace(config, mesh=mesh)
 
 
 def formula(config: Config, target: Target) -> estimate.Run:
