@@ -156,6 +156,9 @@ class Source:
 
   path: str = ""
   weight: float = 1.0
+  # (least, most) video frames of its clips, where pyramid-plan finds no data;
+  # empty: those of `encode`
+  frames: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

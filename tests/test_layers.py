@@ -27,7 +27,8 @@ ALLOWED = {
   "train": TRAINED | {"train"},
   "generate": TRAINED | {"generate"},
   "verify": TRAINED | {"verify"},
-  "cli": TRAINED | {"train", "generate", "verify", "cli"},
+  "cost": TRAINED | {"train", "generate", "cost"},
+  "cli": TRAINED | {"train", "generate", "verify", "cost", "cli"},
 }
 FORBIDDEN = {"torch", "tensorflow", "diffusers", "transformers"}
 # What model code may need: accelerator images often have only these.

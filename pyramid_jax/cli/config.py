@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import runpy
 
 from ml_collections import config_flags
 
@@ -38,3 +39,16 @@ def check(argv: list[str]):
       path = (match[2] if match[1] else following).split(":")[0]
       if not pathlib.Path(path).is_file():
         raise ConfigError(f"--config: there is no file {path!r}.")
+
+
+def read(path: str) -> Config:
+  """The run of another file, such as configs/mmdit_2b_384p.py:2s.
+
+  Raises:
+    ConfigError: there is no such file, or it holds what we do not know.
+  """
+  file, _, argument = path.partition(":")
+  if not pathlib.Path(file).is_file():
+    raise ConfigError(f"there is no config file {file!r}.")
+  get_config = runpy.run_path(file)["get_config"]
+  return from_dict(Config, get_config(argument) if argument else get_config())

@@ -1,0 +1,88 @@
+"""The paper's curriculum (Table 4), all stages of both transformers.
+
+Command: those of configs/mmdit_2b_*.py and configs/miniflux_*.py, which are
+  this file at one stage; pyramid-train --config=configs/curriculum.py:WHICH
+  with mmdit or miniflux, then _image, _384p_2s, _384p_5s or _768p.
+Hardware: 128 devices of 16 GB and more; rows are 128 for every stage.
+Expected: not run here; docs/scale.md has the plan.
+
+The length of the rows makes the mean number of samples a step the paper's.
+Planned on assumed clips (pyramid-plan prints them), a row holds 12.0, 5.8, 6.0
+and 3.0 samples in the order of the stages: 1542, 746, 772 and 380 a step, where
+the paper has 1536, 768, 768 and 384.
+"""
+
+import dataclasses
+
+from pyramid_jax.config import MINIFLUX, settings
+
+IMAGES = dict(path="latents/images", weight=0.125, frames=(1, 1))
+VIDEO_384P = dict(path="latents/384p", weight=0.875, frames=(49, 121))
+VIDEO_768P = dict(path="latents/768p", weight=0.875, frames=(121, 241))
+
+STAGES = {
+  "image": dict(
+    encode=dict(
+      sizes=((512, 512), (384, 640), (640, 384)), max_frames=1, min_frames=1
+    ),
+    latents=dict(
+      sources=(dict(IMAGES, weight=1.0),), latent_tokens=5248, text_tokens=896,
+      segments=40,
+    ),
+    optimizer=dict(learning_rate=1e-4, beta2=0.999),
+    train=dict(steps=50_000),
+    generate=dict(height=512, width=512, frames=1),
+  ),
+  "384p_2s": dict(
+    encode=dict(sizes=((384, 640), (640, 384)), max_frames=121, min_frames=49),
+    latents=dict(
+      sources=(VIDEO_384P, IMAGES), latent_tokens=5248, text_tokens=384,
+      segments=24, max_units=7,
+    ),
+    optimizer=dict(learning_rate=1e-4, beta2=0.95),
+    train=dict(steps=80_000),
+    generate=dict(frames=49),
+  ),
+  "384p_5s": dict(
+    encode=dict(sizes=((384, 640), (640, 384)), max_frames=121, min_frames=49),
+    latents=dict(
+      sources=(VIDEO_384P, IMAGES), latent_tokens=6144, text_tokens=512,
+      segments=24, max_units=16,
+    ),
+    optimizer=dict(learning_rate=1e-4, beta2=0.95),
+    train=dict(steps=120_000),
+  ),
+  "768p": dict(
+    encode=dict(
+      sizes=((768, 1280), (1280, 768)), max_frames=241, min_frames=121
+    ),
+    latents=dict(
+      sources=(VIDEO_768P, IMAGES), latent_tokens=16128, text_tokens=256,
+      segments=16,
+    ),
+    optimizer=dict(learning_rate=5e-5, beta2=0.95),
+    train=dict(steps=50_000),
+    generate=dict(height=768, width=1280, frames=241),
+  ),
+}  # fmt: skip
+
+
+BEFORE = {"384p_2s": "image", "384p_5s": "384p_2s", "768p": "384p_5s"}
+MODELS = {
+  "mmdit": dict(text=dict(path="text_encoders")),
+  "miniflux": dict(
+    model=dataclasses.asdict(MINIFLUX),
+    text=dict(path="text_encoders", kind="flux"),
+  ),
+}
+
+
+def get_config(which="mmdit_image"):
+  """`which` is a transformer and a stage, joined by "_"."""
+  model, stage = which.split("_", 1)
+  values = dict(STAGES[stage], **MODELS[model])
+  values["latents"] = dict(values["latents"], rows=128)
+  if stage in BEFORE:
+    init = f"runs/{model}/{BEFORE[stage]}"
+    values["train"] = dict(values["train"], init=init)
+  return settings(**values)

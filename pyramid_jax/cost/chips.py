@@ -1,0 +1,137 @@
+"""The accelerators: peaks as their makers publish them, and how they connect.
+
+Every figure is of one device as JAX counts devices: a whole chip, but for
+tpu7x, whose chips are two devices each with half of everything.
+"""
+
+import dataclasses
+import math
+import re
+
+from pyramid_jax.config import ConfigError
+
+GIB = 2**30
+GOOGLE = "https://docs.cloud.google.com/tpu/docs/"
+DGX_A100 = "https://images.nvidia.com/aem-dam/Solutions/Data-Center/nvidia-dgx-a100-datasheet.pdf"  # noqa: E501
+DGX_H100 = "https://resources.nvidia.com/en-us-dgx-systems/ai-enterprise-dgx"
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A device.
+
+  Attributes:
+    name: as in --topology.
+    peak: bfloat16 matrix FLOP/s, dense.
+    hbm: bytes.
+    bandwidth: of the HBM, bytes/s.
+    link: fast network (ICI, NVLink), bytes/s sent by a device, all links.
+    slow: network between slices or nodes (DCN, InfiniBand), bytes/s sent.
+    island: devices that the fast network joins.
+    tile: (query, key) block of the attention kernel.
+    source: where the figures stand.
+    devices: per chip.
+  """
+
+  name: str
+  peak: float
+  hbm: float
+  bandwidth: float
+  link: float
+  slow: float
+  island: int
+  tile: tuple[int, int]
+  source: str
+  devices: int = 1
+
+
+# TPU pages give the interconnect in both directions; `link` is half of it.
+# `slow` is the host's network cards shared by its chips.
+_TPU, _GPU = (512, 1024), (128, 64)
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    Chip("v4", 275e12, 32 * GIB, 1200e9, 300e9, 6.25e9, 4096, _TPU,
+         GOOGLE + "v4"),
+    Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, 3.125e9, 256, _TPU,
+         GOOGLE + "v5e"),
+    Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9, 6.25e9, 8960, _TPU,
+         GOOGLE + "v5p"),
+    Chip("v6e", 918e12, 32 * GIB, 1638e9, 400e9, 12.5e9, 256, _TPU,
+         GOOGLE + "v6e"),
+    Chip("tpu7x", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 300e9, 6.25e9, 18432, _TPU,
+         GOOGLE + "tpu7x", devices=2),
+    Chip("a100", 312e12, 80e9, 2039e9, 300e9, 25e9, 8, _GPU, DGX_A100),
+    Chip("h100", 989e12, 80e9, 3350e9, 450e9, 50e9, 8, _GPU, DGX_H100),
+  )
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """The machine that is planned for.
+
+  Attributes:
+    platform: tpu, cuda or cpu.
+    topology: as libtpu names a slice ("v5p:4x4x8"), or "h100:8", "cpu:8".
+    chip: its devices; None for cpu.
+    devices: of one slice.
+    slices: joined by the slow network.
+  """
+
+  platform: str
+  topology: str
+  chip: Chip | None
+  devices: int
+  slices: int = 1
+
+  @property
+  def total(self) -> int:
+    """Devices of all slices."""
+    return self.devices * self.slices
+
+  @property
+  def chips(self) -> int:
+    """Chips of all slices: what is paid for."""
+    return self.total // (self.chip.devices if self.chip else 1)
+
+  @property
+  def fast(self) -> int:
+    """Devices that are joined by the fast network."""
+    return min(self.devices, self.chip.island) if self.chip else self.devices
+
+  def __str__(self) -> str:
+    many = f"{self.slices} slices of " if self.slices > 1 else ""
+    return f"{many}{self.topology} ({self.chips} chips)"
+
+
+def target(topology: str, platform: str = "", slices: int = 1) -> Target:
+  """Reads a topology such as "v5p:8x8x16", "h100:8" or "cpu:8".
+
+  Raises:
+    ConfigError: names the chips there are, or the form of a topology.
+  """
+  name, _, shape = topology.partition(":")
+  name = {"7x": "tpu7x", "v7x": "tpu7x"}.get(name, name)
+  if name != "cpu" and name not in CHIPS:
+    raise ConfigError(
+      f"--topology={topology}: {name!r} is not one of {', '.join(CHIPS)} or "
+      "cpu."
+    )
+  if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+    raise ConfigError(
+      f"--topology={topology} is not a chip and its shape, such as v5p:4x4x8, "
+      "v6e:16x16 or h100:8."
+    )
+  chip = CHIPS.get(name)
+  own = "cpu" if chip is None else "cuda" if chip.tile == _GPU else "tpu"
+  if platform not in ("", own):
+    raise ConfigError(
+      f"--platform={platform} has no {name}; leave the flag out, or name one "
+      "of its topologies."
+    )
+  if slices < 1:
+    raise ConfigError(f"--slices={slices}; the least is 1.")
+  devices = math.prod(map(int, shape.split("x")))
+  devices *= chip.devices if chip else 1
+  return Target(own, f"{name}:{shape}", chip, devices, slices)

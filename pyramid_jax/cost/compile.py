@@ -1,0 +1,210 @@
+"""Compiles a program for a machine that is not there; reads what it needs."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import math
+import re
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from pyramid_jax.config import ConfigError
+from pyramid_jax.cost import flops, gpu_targets
+from pyramid_jax.cost.chips import Target
+from pyramid_jax.cost.hlo import Collective, Module
+from pyramid_jax.cost.jobs import Job
+
+UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """What the compiler says of a program; every figure is per device.
+
+  Attributes:
+    name: of the job.
+    parts: bytes of parameters, optimizer, ..., as they lie on the mesh.
+    temp: bytes of activations and whatever else lives during a step.
+    total: bytes of HBM at the most.
+    limit: bytes there are.
+    fits: whether total <= limit.
+    largest: (bytes, shape, operation), where it does not fit.
+    flops: executed, without custom kernels, loops times their length.
+    counted: FLOPs as the compiler counts: bodies of loops once.
+    kernels: whether attention is a custom kernel, not in `flops`.
+    unknown: loops of unknown length.
+    traffic: bytes read from and written to the HBM.
+    collectives: what the devices exchange.
+    seconds: of compiling.
+    times: how often the program runs for one clip.
+  """
+
+  name: str
+  parts: dict[str, float]
+  temp: float
+  total: float
+  limit: float
+  fits: bool
+  largest: list[tuple[float, str, str]]
+  flops: float
+  counted: float
+  kernels: bool
+  unknown: int
+  traffic: float
+  collectives: list[Collective]
+  seconds: float
+  times: int = 1
+
+
+def devices(target: Target) -> list[Any]:
+  """The devices of a slice, which need not be there.
+
+  Raises:
+    ConfigError: the compiler is not installed, with the command that does; or
+      a shape that such a chip does not come in.
+  """
+  version = importlib.metadata.version("jax")
+  if target.platform == "cpu":
+    found = jax.devices("cpu")
+    if len(found) < target.devices:
+      raise ConfigError(
+        f"--topology={target.topology}: this process has {len(found)} CPU "
+        "devices; give --topology before JAX starts, or a smaller one."
+      )
+    return found[: target.devices]
+  if target.platform == "cuda":
+    return gpu_targets.devices(target.chip.name, target.devices)
+  if importlib.util.find_spec("libtpu") is None:
+    raise ConfigError(
+      f"planning for {target.topology} needs the TPU compiler; it needs no "
+      f'TPU: pip install "jax[tpu]=={version}"'
+    )
+  try:
+    return topologies.get_topology_desc(
+      platform="tpu", topology_name=target.topology
+    ).devices
+  except Exception as error:  # libtpu has no class of its own
+    reason = str(error).splitlines()[0]
+    raise ConfigError(f"--topology={target.topology}: {reason}") from error
+
+
+def compile_job(
+  job: Job,
+  mesh: jax.sharding.Mesh,
+  target: Target,
+  limit: float,
+  *,
+  quick: bool = False,
+) -> Compiled:
+  """Compiles a job for a mesh of the target's devices.
+
+  Args:
+    job: what to compile.
+    mesh: of the target's devices.
+    target: the machine.
+    limit: bytes of HBM there are.
+    quick: the compiler takes less time to make a fast program; it may need
+      more memory than the real one.
+  """
+  options = {"exec_time_optimization_effort": -1.0} if quick else None
+  size = math.prod(mesh.shape.values())
+  with jax.set_mesh(mesh):
+    program = job.function.trace(*job.args, **job.static)
+    count = flops.traced(program.jaxpr, target.platform)
+    lowered = program.lower(lowering_platforms=(target.platform,))
+    start = time.perf_counter()
+    try:
+      compiled = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      compiled, text = None, str(error)
+    seconds = time.perf_counter() - start
+  parts = {name: tree_bytes(tree) for name, tree in job.parts.items()}
+  common = dict(
+    name=job.name,
+    parts=parts,
+    limit=limit,
+    flops=count.flops / size,
+    kernels=bool(count.kernels),
+    unknown=count.unknown,
+    seconds=seconds,
+    times=job.times,
+  )
+  if compiled is None:
+    used, largest = exhausted(text)
+    return Compiled(
+      **common, temp=used - sum(parts.values()), total=used, fits=False,
+      largest=largest, counted=math.nan, traffic=math.nan, collectives=[],
+    )  # fmt: skip
+  module = Module(_text(compiled))
+  memory = compiled.memory_analysis()
+  total = (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+    + memory.generated_code_size_in_bytes
+  )
+  return Compiled(
+    **common,
+    temp=total - sum(parts.values()),
+    total=total,
+    fits=total <= limit,
+    largest=module.largest() if total > limit else [],
+    counted=float((compiled.cost_analysis() or {}).get("flops", math.nan)),
+    traffic=module.traffic(),
+    collectives=module.collectives(),
+  )
+
+
+def _text(compiled) -> str:
+  """The optimized program.
+
+  Raises:
+    ConfigError: a compiler too new for this JAX to read.
+  """
+  try:
+    return compiled.as_text()
+  except jax.errors.JaxRuntimeError as error:
+    raise ConfigError(
+      "the installed libtpu is not the one of this JAX, which cannot read its "
+      "programs: pip install "
+      f'"jax[tpu]=={importlib.metadata.version("jax")}"'
+    ) from error
+
+
+def tree_bytes(tree: Any) -> float:
+  """Bytes a device holds of a tree of shapes with their places."""
+
+  def one(x):
+    local = x.sharding.shard_shape(x.shape)
+    return math.prod(local) * np.dtype(x.dtype).itemsize
+
+  return float(sum(map(one, jax.tree.leaves(tree))))
+
+
+def exhausted(message: str) -> tuple[float, list[tuple[float, str, str]]]:
+  """(bytes needed, largest buffers) from what a compiler says it lacks."""
+  used = re.search(r"Used ([\d.]+)([BKMG]) of", message)
+  largest = []
+  for entry in re.split(r"\n\s+\d+\. Size: ", message)[1:]:
+    size = re.match(r"([\d.]+)([BKMG])", entry)
+    shape = re.search(r"Shape: ([a-z]\w*\[[\d,]*\])", entry)
+    what = re.search(r'op_name="([^"]*)"', entry)
+    largest.append(
+      (
+        _bytes(size),
+        shape[1] if shape else "?",
+        what[1] if what else "argument",
+      )
+    )
+  return (_bytes(used) if used else math.nan), largest[:8]
+
+
+def _bytes(match: re.Match) -> float:
+  return float(match[1]) * UNITS[match[2]]

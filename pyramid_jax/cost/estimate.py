@@ -1,0 +1,219 @@
+"""Roofline: how long a step takes if compute, memory or network binds.
+
+Efficiencies are assumptions, printed with every estimate: no accelerator was
+at hand to measure them. The step is taken to last as long as its slowest part;
+`Estimate.serial` is the other end, nothing overlapping.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pyramid_jax.config import Config
+from pyramid_jax.cost import flops
+from pyramid_jax.cost.chips import Chip, Target
+from pyramid_jax.cost.compile import Compiled
+from pyramid_jax.cost.hlo import Collective
+from pyramid_jax.cost.workload import Workload, measure
+from pyramid_jax.models.dit import make_dit
+
+DAY = 86400
+
+
+class Efficiency(NamedTuple):
+  """Share of a published peak that is assumed to be reached."""
+
+  matmul: float = 0.6
+  attention: float = 0.35  # heads of 64 fill half of a TPU's matrix unit
+  memory: float = 0.8
+  network: float = 0.7
+
+  def __str__(self) -> str:
+    return ", ".join(f"{k} {v:.0%}" for k, v in self._asdict().items())
+
+
+class Estimate(NamedTuple):
+  """Seconds of a program on a device.
+
+  Attributes:
+    compute: of matrix products.
+    memory: of HBM traffic.
+    network: of exchanges within and between slices.
+  """
+
+  compute: float
+  memory: float
+  network: float
+
+  @property
+  def step(self) -> float:
+    """If everything overlaps with what binds."""
+    return max(x for x in self if not math.isnan(x))
+
+  @property
+  def serial(self) -> float:
+    """If nothing overlaps."""
+    return sum(x for x in self if not math.isnan(x))
+
+  @property
+  def binds(self) -> str:
+    """The slowest part."""
+    known = {k: v for k, v in self._asdict().items() if not math.isnan(v)}
+    return max(known, key=known.get)
+
+
+def roofline(
+  chip: Chip,
+  work: flops.Flops,
+  traffic: float,
+  sent_fast: float,
+  sent_slow: float = 0.0,
+  assumed: Efficiency = Efficiency(),  # noqa: B008  immutable
+) -> Estimate:
+  """Seconds from operations and bytes of one device.
+
+  Args:
+    chip: its peaks.
+    work: executed.
+    traffic: bytes of HBM.
+    sent_fast: bytes over the fast network.
+    sent_slow: bytes over the slow one.
+    assumed: shares of the peaks.
+  """
+  dense = work.dense / (chip.peak * assumed.matmul)
+  attention = work.attention / (chip.peak * assumed.attention)
+  network = sent_fast / chip.link + sent_slow / chip.slow
+  return Estimate(
+    dense + attention,
+    traffic / (chip.bandwidth * assumed.memory),
+    network / assumed.network,
+  )
+
+
+def executed(
+  compiled: Compiled, config: Config, visited: float, *, train: bool
+) -> flops.Flops:
+  """Operations that a device executes.
+
+  Attention in a custom kernel, which no compiler counts, is added from the
+  pairs in the tiles that it visits on a device; otherwise it is among the
+  dense.
+  """
+  if not compiled.kernels:
+    return flops.Flops(compiled.flops, 0.0)
+  attention = flops.kernel_attention(config.model, visited, train=train)
+  return flops.Flops(compiled.flops, attention)
+
+
+def split(
+  collectives: Sequence[Collective], target: Target
+) -> tuple[float, float]:
+  """Bytes sent over the fast and over the slow network.
+
+  A group larger than what the fast network joins is as slow as the slow one.
+  """
+  fast = slow = 0.0
+  for c in collectives:
+    if (c.group or target.devices) > target.fast:
+      slow += c.sent
+    else:
+      fast += c.sent
+  return fast, slow
+
+
+def between_slices(gradients: float, slices: int) -> float:
+  """Bytes a device sends to sum its `gradients` bytes over the slices."""
+  return 2 * gradients * (slices - 1) / slices
+
+
+class Run(NamedTuple):
+  """What a training run comes to.
+
+  Attributes:
+    estimate: of a step.
+    work: executed by a device.
+    model: FLOPs of a step that the mathematics needs, all devices.
+    samples: a second.
+    tokens: valid ones a second, latent and text.
+    days: of all steps.
+    chip_hours: likewise.
+    utilisation: model FLOPs by the peak (MFU).
+  """
+
+  estimate: Estimate
+  work: flops.Flops
+  model: float
+  samples: float
+  tokens: float
+  days: float
+  chip_hours: float
+  utilisation: float
+
+
+def run(
+  estimate: Estimate,
+  work: flops.Flops,
+  config: Config,
+  workload: Workload,
+  target: Target,
+) -> Run:
+  """What a transformer's run of `config.train.steps` comes to."""
+  rows, seconds = config.latents.rows, estimate.step
+  model = model_flops(config, workload)
+  days = config.train.steps * seconds / DAY
+  return Run(
+    estimate,
+    work,
+    model,
+    rows * workload.samples / seconds,
+    rows * (workload.latent + workload.text) / seconds,
+    days,
+    24 * days * target.chips,
+    model / seconds / (target.total * target.chip.peak),
+  )
+
+
+def model_flops(config: Config, workload: Workload) -> float:
+  """FLOPs of a step by the closed formula."""
+  w = workload
+  once = flops.training(config.model, w.latent, w.text, w.samples, w.pairs)
+  return config.latents.rows * once.total
+
+
+def days_alike(run: Run, config: Config, other: Config, target: Target):
+  """Days of another stage of the curriculum at this one's utilisation."""
+  need = model_flops(other, measure(other, target.chip.tile))
+  peak = target.total * target.chip.peak
+  return other.train.steps * need / (peak * run.utilisation) / DAY
+
+
+def by_formula(
+  config: Config, workload: Workload, target: Target, shards: int
+) -> tuple[Estimate, flops.Flops]:
+  """A step where nothing was compiled: no memory traffic, no activations.
+
+  Dense operations on padded rows, with recomputation by the config's remat;
+  attention by kernels on the visited tiles; parameters gathered twice in
+  bfloat16 (three times with remat) and gradients scattered once in float32
+  over `shards` devices.
+  """
+  data, model = config.latents, config.model
+  padded = (model, data.latent_tokens, data.text_tokens, data.segments, 0.0)
+  dense = flops.training(*padded).dense
+  if model.remat != "none":
+    dense += flops.forward(*padded).dense
+  per_device = data.rows / target.total
+  work = flops.Flops(
+    per_device * dense,
+    flops.kernel_attention(model, per_device * workload.visited, train=True),
+  )
+  gathers = 2 if model.remat == "none" else 3
+  gathers *= config.train.microbatches
+  size = make_dit(model).size
+  sent = size * (2 * gathers + 4 * config.train.microbatches)
+  sent *= (shards - 1) / shards
+  fast, slow = (sent, 0.0) if shards <= target.fast else (0.0, sent)
+  replicas = target.total // shards
+  if replicas > 1:
+    slow += between_slices(4 * size / shards, replicas)
+  return roofline(target.chip, work, math.nan, fast, slow), work

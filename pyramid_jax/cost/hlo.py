@@ -1,0 +1,273 @@
+"""What a compiled program sends and moves, read from its text.
+
+A compiler's own figures count the body of a loop once; here it counts as often
+as the loop runs.
+"""
+
+import collections
+import functools
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+COLLECTIVES = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+)
+# what reads and writes no memory by itself
+FREE = {
+  "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while",
+  "conditional", "call", "after-all", "partition-id", "replica-id", "iota",
+  "opt-barrier", "custom-call-done",
+}  # fmt: skip
+BITS = {"pred": 8, "token": 0, "opaque": 0}
+_SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
+_TUPLE = r"\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)"
+_LINE = re.compile(
+  rf"^\s+(ROOT )?%?([\w.\-]+) = ({_TUPLE}|\S+) ([a-z][a-z0-9\-]*)\((.*)$"
+)
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_CALLED = re.compile(
+  r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+  r"|branch_computations=\{([^}]*)\}"
+)
+
+
+class Line(NamedTuple):
+  """An instruction."""
+
+  name: str
+  shape: str
+  kind: str
+  rest: str  # operands and attributes
+  root: bool
+
+  @property
+  def operands(self) -> list[str]:
+    """Names of its operands."""
+    depth = 1
+    for i, c in enumerate(self.rest):
+      depth += (c == "(") - (c == ")")
+      if not depth:
+        return re.findall(r"%([\w.\-]+)", self.rest[:i])
+    return []
+
+
+class Collective(NamedTuple):
+  """A kind of exchange, all of a step, per device.
+
+  Attributes:
+    kind: such as "all-gather".
+    group: devices that exchange with each other; 0 if it is not said.
+    count: how often it runs.
+    size: bytes of its larger side: what an all-gather gives, what a
+      reduce-scatter takes.
+    sent: bytes that a device sends, as a ring does it.
+  """
+
+  kind: str
+  group: int
+  count: float
+  size: float
+  sent: float
+
+
+def bytes_of(shape: str, vector_memory: bool = True) -> float:
+  """Of an array or a tuple of them, without padding.
+
+  `vector_memory`: whether arrays that the compiler keeps on the chip, outside
+  of the HBM (memory space 1), count as well.
+  """
+  total = 0.0
+  for name, dims, layout in _SHAPE.findall(shape):
+    if not vector_memory and "S(1)" in layout:
+      continue
+    digits = re.search(r"\d+", name)
+    bits = BITS.get(name, int(digits[0]) if digits else 32)
+    total += bits / 8 * math.prod(int(d) for d in dims.split(",") if d)
+  return total
+
+
+class Module:
+  """A compiled program's computations."""
+
+  def __init__(self, text: str):
+    self.computations: dict[str, list[Line]] = {}
+    self.entry = ""
+    lines: list[Line] = []
+    for row in text.splitlines():
+      if head := _HEAD.match(row):
+        lines = self.computations.setdefault(head[2], [])
+        if head[1]:
+          self.entry = head[2]
+      elif match := _LINE.match(row):
+        root, *parts = match.groups()
+        lines.append(Line(*parts, bool(root)))
+
+  def runs(self) -> Iterator[tuple[str, float]]:
+    """(computation, how often it runs); those inside fusions not."""
+    stack = [(self.entry, 1.0)]
+    while stack:
+      name, times = stack.pop()
+      yield name, times
+      for line in self.computations.get(name, ()):
+        if line.kind == "fusion" or line.kind in COLLECTIVES:
+          continue
+        more = times * (self.trips(line) if line.kind == "while" else 1.0)
+        if line.kind in ("while", "conditional", "call", "async-start"):
+          called = self.called(line)
+          share = len(called) if line.kind == "conditional" else 1
+          stack += [(c, more / share) for c in called]
+
+  def called(self, line: Line) -> list[str]:
+    """Computations that an instruction runs."""
+    found = []
+    for one, many in _CALLED.findall(line.rest):
+      names = [one] if one else re.findall(r"[\w.\-]+", many)
+      found += [n for n in names if n in self.computations]
+    return found
+
+  def trips(self, line: Line) -> int:
+    """How often a loop runs: known to the compiler, or its only bound."""
+    known = re.search(r'known_trip_count\D+"?(\d+)', line.rest)
+    if known:
+      return int(known[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", line.rest)
+    bounds = [
+      int(match[1])
+      for x in self.computations.get(condition[1], ())
+      if x.kind == "constant" and (match := re.match(r"(\d+)\)", x.rest))
+    ]
+    return max(bounds, default=1)
+
+  def collectives(self) -> list[Collective]:
+    """What the devices exchange in a step, by kind and group."""
+    total = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
+    for name, times in self.runs():
+      for line in self.computations.get(name, ()):
+        for kind, size, group in self._exchanges(line):
+          entry = total[kind, group]
+          share = (group - 1) / group if group else 1.0
+          entry[0] += times
+          entry[1] += times * size
+          entry[2] += times * size * share * (2 if kind == "all-reduce" else 1)
+    return [Collective(*k, *v) for k, v in sorted(total.items())]
+
+  def _exchanges(self, line: Line) -> Iterator[tuple[str, float, int]]:
+    """(kind, bytes, devices of a group) of an instruction or a fusion's."""
+    kind = line.kind.removesuffix("-start")
+    if kind in COLLECTIVES:
+      size = bytes_of(line.shape)
+      pair = line.kind.endswith("-start") and line.shape.startswith("(")
+      if pair and kind in ("all-gather", "collective-permute"):
+        size = max(map(bytes_of, _parts(line.shape)))  # operand and result
+      group = group_size(line.rest)
+      yield kind, size * (group if kind == "reduce-scatter" else 1), group
+    elif line.kind == "fusion":
+      inside = [x for c in self.called(line) for x in self.computations[c]]
+      # TPUs: an all-reduce of which each keeps a part
+      sliced = any(x.root and x.kind == "dynamic-slice" for x in inside)
+      for x in inside:
+        for kind, size, group in self._exchanges(x):
+          whole = kind == "all-reduce" and sliced
+          yield ("reduce-scatter" if whole else kind), size, group
+
+  def traffic(self) -> float:
+    """Bytes that a device reads from and writes to its HBM in a step."""
+    return sum(
+      times * sum(map(self._moves(name), self.computations.get(name, ())))
+      for name, times in self.runs()
+    )
+
+  def _moves(self, computation: str):
+    shapes = self._shapes(computation)
+    size = functools.partial(bytes_of, vector_memory=False)
+
+    def moved(line: Line) -> float:
+      if line.kind in FREE or line.kind.endswith("-done"):
+        return 0.0
+      if line.kind in ("copy-start", "slice-start"):  # (to, from, signal)
+        return sum(size(s) for s in _parts(line.shape)[:2])
+      if line.kind in ("dynamic-slice", "slice", "gather"):
+        return 2 * size(line.shape)
+      operands = [shapes.get(x, "") for x in line.operands]
+      if line.kind == "dynamic-update-slice":
+        return 2 * size(operands[1])
+      if line.kind == "fusion" and (called := self.called(line)):
+        return self._fusion(called[0], line, operands)
+      return size(line.shape) + sum(map(size, operands))
+
+    return moved
+
+  def _fusion(self, called: str, line: Line, operands: list[str]) -> float:
+    """A fusion reads of an operand the parts that it slices, where it does."""
+    size = functools.partial(bytes_of, vector_memory=False)
+    lines = self.computations[called]
+    shapes = self._shapes(called)
+    users = collections.defaultdict(list)
+    for x in lines:
+      for name in x.operands:
+        users[name].append(x)
+    total = 0.0
+    for x in lines:
+      if x.kind != "parameter":
+        continue
+      number = int(x.rest.split(")")[0])
+      whole = operands[number] if number < len(operands) else x.shape
+      uses = users[x.name]
+      if uses and all(u.kind in ("dynamic-slice", "slice") for u in uses):
+        if size(whole):
+          total += sum(bytes_of(u.shape) for u in uses)
+      elif not self._overwritten(x, uses):
+        total += size(whole)
+    root = next((x for x in lines if x.root), None)
+    if root is not None and root.kind == "dynamic-update-slice":
+      return total + bytes_of(shapes.get(root.operands[1], ""))
+    return total + size(line.shape)
+
+  @staticmethod
+  def _overwritten(parameter: Line, uses: list[Line]) -> bool:
+    """Whether a part of an operand is written in place, the rest not read."""
+    return bool(uses) and all(
+      u.kind == "dynamic-update-slice" and u.operands[0] == parameter.name
+      for u in uses
+    )
+
+  @functools.cache  # noqa: B019  a module lives briefly
+  def _shapes(self, computation: str) -> dict[str, str]:
+    return {x.name: x.shape for x in self.computations.get(computation, ())}
+
+  def largest(self, count: int = 8) -> list[tuple[float, str, str]]:
+    """(bytes, shape, operation) of the largest arrays the program makes."""
+    best: dict[str, tuple[float, str, str]] = {}
+    for name, _ in self.runs():
+      for line in self.computations.get(name, ()):
+        if line.kind in FREE - {"parameter"} or line.shape.startswith("("):
+          continue
+        shape = re.sub(r"\{[^}]*\}", "", line.shape)
+        what = re.search(r'op_name="([^"]*)"', line.rest)
+        what = what[1].replace("\\'", "'") if what else line.kind
+        best.setdefault(shape, (bytes_of(shape), shape, what))
+    return sorted(best.values(), reverse=True)[:count]
+
+
+def _parts(shape: str) -> list[str]:
+  return [m[0] for m in _SHAPE.finditer(shape)]
+
+
+def group_size(attributes: str) -> int:
+  """Devices that exchange with each other; 0 if it is not said."""
+  if m := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+    return len(m[1].split(","))
+  if m := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):
+    return int(m[2])
+  mesh = r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}"
+  if m := re.search(mesh, attributes):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", m[1]))
+    names = re.findall(r"'(\w+)'", m[2])
+    return math.prod(int(sizes[n]) for n in names)
+  return 0

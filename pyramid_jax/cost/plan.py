@@ -1,0 +1,189 @@
+"""A run on a machine: compiled, measured in tokens, estimated in hours."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pyramid_jax import sharding
+from pyramid_jax.config import Config, ConfigError, MeshConfig
+from pyramid_jax.cost import estimate, jobs
+from pyramid_jax.cost.chips import Target
+from pyramid_jax.cost.compile import Compiled, compile_job, devices
+from pyramid_jax.cost.workload import Workload, measure, unit_pairs
+from pyramid_jax.data.sizes import schedule_of
+from pyramid_jax.generate.pipeline import sampling_plan
+from pyramid_jax.models.dit import make_dit
+
+
+class Plan(NamedTuple):
+  """What is known of a program on a machine.
+
+  Attributes:
+    config: of the run.
+    target: the machine.
+    mesh: its axes, all slices together.
+    compiled: the compiler's answer.
+    workload: of a transformer's training, else None.
+    estimate: seconds, None without a chip or where it does not fit.
+    run: what a transformer's training comes to, else None.
+    work: executed by a device.
+  """
+
+  config: Config
+  target: Target
+  mesh: dict[str, int]
+  compiled: Compiled
+  workload: Workload | None
+  estimate: estimate.Estimate | None
+  run: estimate.Run | None
+  work: estimate.flops.Flops
+
+
+def make(
+  config: Config,
+  target: Target,
+  *,
+  generate: bool = False,
+  limit: float | None = None,
+  quick: bool = False,
+) -> list[Plan]:
+  """Compiles a run's programs for a machine and estimates them.
+
+  Several slices are compiled as one of them, which the data axis divides;
+  what they exchange over the slow network is added by formula.
+
+  Args:
+    config: of the run.
+    target: the machine.
+    generate: the sampler's programs in place of the training step.
+    limit: bytes of HBM; by default the chip's.
+    quick: see `compile_job`.
+
+  Raises:
+    ConfigError: see `compile.devices`, `jobs` and `sharding.make_mesh`.
+  """
+  if limit is None:
+    limit = target.chip.hbm if target.chip else math.inf
+  local = one_slice(config, target.slices)
+  mesh = sharding.make_mesh(local.mesh, devices(target))
+  whole = dict(mesh.shape)
+  whole["data"] *= target.slices
+  workload = None
+  if config.kind == "dit" and not generate:
+    tile = target.chip.tile if target.chip else (512, 1024)
+    workload = measure(config, tile)
+  make_jobs = jobs.sampler if generate else jobs.training
+  plans = []
+  for job in make_jobs(local, mesh):
+    compiled = compile_job(job, mesh, target, limit, quick=quick)
+    plans.append(
+      _plan(config, target, whole, workload, job, compiled, generate)
+    )
+  return plans
+
+
+def one_slice(config: Config, slices: int) -> Config:
+  """What one of several slices does.
+
+  Raises:
+    ConfigError: a data axis or rows that the slices do not divide.
+  """
+  data, rows = config.mesh.data, config.latents.rows
+  if data != -1 and data % slices:
+    raise ConfigError(
+      f"config.mesh.data {data} is not a multiple of --slices={slices}: only "
+      "the data axis crosses slices."
+    )
+  if rows % slices:
+    raise ConfigError(
+      f"config.latents.rows {rows} is not a multiple of --slices={slices}."
+    )
+  axis = data if data == -1 else data // slices
+  mesh = dataclasses.replace(config.mesh, data=axis)
+  config = dataclasses.replace(config, mesh=mesh)
+  return jobs.with_rows(config, rows // slices)
+
+
+def _plan(config, target, mesh, workload, job, compiled, generate) -> Plan:
+  visited = 0.0
+  if workload is not None:
+    visited = config.latents.rows * workload.visited / target.total
+  elif generate and target.chip:
+    visited = _sampled_pairs(config, job, target)
+  work = estimate.executed(compiled, config, visited, train=not generate)
+  guess = run = None
+  if target.chip and compiled.fits:
+    fast, slow = estimate.split(compiled.collectives, target)
+    if target.slices > 1 and not generate:
+      gradients = compiled.parts["parameters"]
+      slow += estimate.between_slices(gradients, target.slices)
+    guess = estimate.roofline(target.chip, work, compiled.traffic, fast, slow)
+    if workload is not None:
+      run = estimate.run(guess, work, config, workload, target)
+  return Plan(config, target, mesh, compiled, workload, guess, run, work)
+
+
+def _sampled_pairs(config: Config, job: jobs.Job, target: Target) -> float:
+  """Pairs that a device visits in a unit of the sampler."""
+  plan = sampling_plan(config, config.generate, config.vae)
+  rows, text = job.parts["text"]["text_segment"].shape
+  stages = schedule_of(config.flow).stages
+  pairs = unit_pairs(plan, stages, job.unit, text, target.chip.tile)
+  return rows * pairs / target.devices
+
+
+def sweep(
+  config: Config,
+  target: Target,
+  limit: float | None = None,
+  quick: bool = False,
+) -> Iterator[tuple[str, Plan | ConfigError]]:
+  """(what is changed, the plan or why there is none), one change at a time.
+
+  Rows a step, remat, and the mesh: all on fsdp, tensor 2 and 4, data over
+  eighths.
+  """
+  for name, changed in _changes(config):
+    try:
+      plan = make(changed, target, limit=limit, quick=quick)[0]
+    except ConfigError as error:
+      plan = error
+    yield name, plan
+
+
+def _changes(config: Config) -> Iterator[tuple[str, Config]]:
+  yield "as it is", config
+  for rows in (config.latents.rows // 2, config.latents.rows * 2):
+    if rows:
+      yield f"rows {rows}", jobs.with_rows(config, rows)
+  for remat in ("none", "attention", "layer"):
+    if remat != config.model.remat:
+      model = dataclasses.replace(config.model, remat=remat)
+      yield f"remat {remat}", dataclasses.replace(config, model=model)
+  for mesh in (
+    MeshConfig(),
+    MeshConfig(tensor=2),
+    MeshConfig(tensor=4),
+    MeshConfig(data=-1, fsdp=8),
+  ):
+    if mesh != config.mesh:
+      axes = dataclasses.asdict(mesh).items()
+      name = ", ".join(f"{k} {v}" for k, v in axes if v != 1)
+      name = f"mesh {name}".replace("-1", "the rest")
+      yield name, dataclasses.replace(config, mesh=mesh)
+
+
+def formula(config: Config, target: Target) -> estimate.Run:
+  """A transformer's run where nothing can be compiled; see `by_formula`."""
+  workload = measure(config, target.chip.tile)
+  mesh = config.mesh
+  others = mesh.data * mesh.tensor * mesh.sequence
+  shards = mesh.fsdp if mesh.fsdp > 0 else target.total // abs(others)
+  guess, work = estimate.by_formula(config, workload, target, shards)
+  return estimate.run(guess, work, config, workload, target)
+
+
+def state_bytes(config: Config, shards: int) -> float:
+  """Bytes of parameters, EMA and AdamW's two moments, split evenly."""
+  return 4 * 4 * make_dit(config.model).size / shards

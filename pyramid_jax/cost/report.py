@@ -1,0 +1,222 @@
+"""What a plan says, for people: lines of text or a table in Markdown."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from pyramid_jax.config import ConfigError
+from pyramid_jax.cost import estimate
+from pyramid_jax.cost.chips import GIB
+from pyramid_jax.cost.plan import Plan
+
+Lines = list[tuple[str, str]]
+
+
+def lines(plan: Plan) -> Lines:
+  """(label, text) of everything that is known of a plan."""
+  compiled = plan.compiled
+  mesh = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.items())
+  out = [("program", compiled.name), ("machine", str(plan.target)),
+         ("mesh", mesh)]  # fmt: skip
+  out += _rows(plan) + _memory(plan) + _operations(plan) + _network(plan)
+  out.append(("compiled in", f"{compiled.seconds:.0f} s"))
+  if plan.estimate is not None:
+    out += _time(plan)
+  if plan.run is not None:
+    out += _course(plan)
+  return out
+
+
+def _rows(plan: Plan) -> Lines:
+  w, data = plan.workload, plan.config.latents
+  if w is None:
+    return []
+  J = data.latent_tokens + data.text_tokens
+  full = (w.latent + w.text) / J
+  out = [
+    (
+      "rows a step",
+      f"{data.rows} of {data.latent_tokens} latent + {data.text_tokens} text "
+      f"tokens, {full:.1%} full; {w.samples:.2f} samples a row, "
+      f"{data.rows * w.samples:,.0f} a step",
+    ),
+    (
+      "attention",
+      f"sees {w.pairs / J**2:.1%} of all pairs of a row; kernel tiles "
+      f"{w.visited / J**2:.1%}",
+    ),
+  ]
+  return out + ([("assumed", w.assumed)] if w.assumed else [])
+
+
+def _memory(plan: Plan) -> Lines:
+  c = plan.compiled
+  parts = [f"{name} {_gib(size)}" for name, size in c.parts.items()]
+  parts.append(f"activations and temporaries {_gib(c.temp)}")
+  limit = "no limit known" if math.isinf(c.limit) else f"of {_gib(c.limit)}"
+  verdict = "fits" if c.fits else "DOES NOT FIT"
+  out = [
+    ("HBM a device", ", ".join(parts)),
+    ("in all", f"{_gib(c.total)} {limit} GiB: {verdict}"),
+  ]
+  for size, shape, what in c.largest:
+    out.append(("large", f"{_gib(size)} GiB  {shape}  {what}"))
+  return out
+
+
+def _operations(plan: Plan) -> Lines:
+  c, n = plan.compiled, plan.target.devices * plan.target.slices
+  work = plan.work
+  out = []
+  if plan.workload is not None:
+    model = estimate.model_flops(plan.config, plan.workload)
+    share = model / (n * work.total)
+    out.append(
+      ("model FLOPs", f"{model:.3g} a step, all devices (closed formula); "
+       f"{share:.0%} of what is executed")
+    )  # fmt: skip
+  how = "traced with loops times their length"
+  if c.kernels:
+    how += f", plus {work.attention:.3g} in attention kernels (by tiles)"
+  out.append(
+    (
+      "executed",
+      f"{work.total:.3g} FLOPs a device: {how}; the compiler alone counts "
+      f"{_number(c.counted)}, bodies of loops once",
+    )
+  )
+  if c.unknown:
+    out.append(("", f"{c.unknown} loops of unknown length are counted once"))
+  out.append(
+    ("HBM traffic", f"{_number(c.traffic)} bytes a device, loops as often as "
+     "they run")
+  )  # fmt: skip
+  return out
+
+
+def _network(plan: Plan) -> Lines:
+  out = [
+    (
+      "collectives" if not i else "",
+      f"{c.kind} over {c.group or 'all'}: {c.count:g} times, {c.size:.3g} "
+      f"bytes, {c.sent:.3g} sent by a device",
+    )
+    for i, c in enumerate(plan.compiled.collectives)
+  ]
+  return out or [("collectives", "none")]
+
+
+def _time(plan: Plan) -> Lines:
+  e = plan.estimate
+  shares = estimate.Efficiency()
+  return [
+    (
+      "roofline",
+      f"compute {_seconds(e.compute)}, memory {_seconds(e.memory)}, network "
+      f"{_seconds(e.network)}: {e.binds} binds",
+    ),
+    ("efficiency", f"assumed, not measured: {shares}"),
+    (
+      "time",
+      f"{_seconds(e.step)} if all overlaps, {_seconds(e.serial)} if nothing",
+    ),
+  ]
+
+
+def _course(plan: Plan) -> Lines:
+  run, steps = plan.run, plan.config.train.steps
+  slower = run.estimate.serial / run.estimate.step
+  return [
+    (
+      "speed",
+      f"{run.samples:,.0f} samples/s, {run.tokens:,.0f} tokens/s; MFU "
+      f"{run.utilisation:.0%}",
+    ),
+    (
+      "this stage",
+      f"{steps:,} steps: {run.days:.2f} to {slower * run.days:.2f} days, "
+      f"{run.chip_hours:,.0f} to {slower * run.chip_hours:,.0f} chip-hours",
+    ),
+  ]
+
+
+def course(plan: Plan, others: Sequence[tuple[str, object]]) -> Lines:
+  """Days of the other stages of a curriculum, at this plan's utilisation."""
+  out, total = [], plan.run.days
+  for name, config in others:
+    days = estimate.days_alike(plan.run, config, plan.target)
+    total += days
+    steps = config.train.steps
+    out.append((name, f"{steps:,} steps: {days:.2f} days at the same MFU"))
+  hours = 24 * total * plan.target.chips
+  return [*out, ("all stages", f"{total:.2f} days, {hours:,.0f} chip-hours")]
+
+
+def clip(plans: Sequence[Plan]) -> Lines:
+  """Seconds of a clip, where all programs of the sampler are estimated."""
+  if any(p.estimate is None for p in plans):
+    return []
+  fast = sum(p.compiled.times * p.estimate.step for p in plans)
+  slow = sum(p.compiled.times * p.estimate.serial for p in plans)
+  g = plans[0].config.generate
+  return [
+    (
+      "latents",
+      f"of {g.frames} frames at {g.height} x {g.width}: {_seconds(fast)} to "
+      f"{_seconds(slow)}, a clip for each group of devices",
+    )
+  ]
+
+
+def text(entries: Iterable[tuple[str, str]], markdown: bool = False) -> str:
+  """The lines in two columns."""
+  entries = list(entries)
+  if markdown:
+    rows = [f"| {label} | {value} |" for label, value in entries]
+    return "\n".join(["| | |", "|---|---|", *rows])
+  width = max(len(label) for label, _ in entries) + 2
+  return "\n".join(
+    f"{label:<{width}}{value}".rstrip() for label, value in entries
+  )
+
+
+SWEEP = ("change", "HBM GiB", "fits", "step s", "binds", "samples/s", "days")
+
+
+def sweep_row(name: str, found: Plan | ConfigError) -> tuple[str, ...]:
+  """A plan in one line."""
+  if isinstance(found, ConfigError):
+    return name, "-", "no: " + str(found).split(". ")[0], "-", "-", "-", "-"
+  memory = _gib(found.compiled.total)
+  if found.run is None:
+    verdict = "yes" if found.compiled.fits else "no"
+    return name, memory, verdict, "-", "-", "-", "-"
+  run = found.run
+  return (name, memory, "yes", f"{run.estimate.step:.3f}", run.estimate.binds,
+          f"{run.samples:,.0f}", f"{run.days:.2f}")  # fmt: skip
+
+
+def table(
+  head: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False
+) -> str:
+  """Rows under a head, as text or Markdown."""
+  rows = [tuple(map(str, r)) for r in rows]
+  if markdown:
+    body = ["| " + " | ".join(r) + " |" for r in [tuple(head), *rows]]
+    return "\n".join([body[0], "|" + "---|" * len(head), *body[1:]])
+  widths = [max(map(len, c)) for c in zip(head, *rows, strict=True)]
+  pad = lambda r: "  ".join(x.ljust(w) for x, w in zip(r, widths, strict=True))
+  return "\n".join(pad(r).rstrip() for r in [tuple(head), *rows])
+
+
+def _gib(size: float) -> str:
+  return f"{size / GIB:.2f}" if size >= 0.005 * GIB else f"{size / GIB:.4f}"
+
+
+def _number(x: float) -> str:
+  return "unknown" if math.isnan(x) else f"{x:.3g}"
+
+
+def _seconds(x: float) -> str:
+  if math.isnan(x):
+    return "unknown"
+  return f"{x:.2f} s" if x >= 0.1 else f"{1000 * x:.3g} ms"

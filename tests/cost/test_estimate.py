@@ -1,0 +1,74 @@
+"""The roofline's arithmetic, by hand."""
+
+import dataclasses
+
+import pytest
+
+from pyramid_jax.config import ConfigError
+from pyramid_jax.cost import chips, estimate
+from pyramid_jax.cost.flops import Flops
+from pyramid_jax.cost.hlo import Collective
+
+CHIP = chips.Chip(
+  "hand", peak=100.0, hbm=1.0, bandwidth=10.0, link=5.0, slow=1.0, island=8,
+  tile=(1, 1), source="",
+)  # fmt: skip
+SHARES = estimate.Efficiency(0.5, 0.25, 1.0, 0.5)
+
+
+def test_each_part_takes_its_work_by_its_share_of_the_peak():
+  found = estimate.roofline(CHIP, Flops(200.0, 50.0), 30.0, 10.0, 2.0, SHARES)
+  assert found == (200 / 50 + 50 / 25, 3.0, (10 / 5 + 2 / 1) / 0.5)
+  assert (found.step, found.binds, found.serial) == (8.0, "network", 17.0)
+
+
+def test_what_is_not_known_does_not_bind():
+  found = estimate.roofline(
+    CHIP, Flops(200.0, 0.0), float("nan"), 0.0, assumed=SHARES
+  )
+  assert (found.step, found.binds) == (4.0, "compute")
+
+
+def test_groups_larger_than_the_fast_network_send_over_the_slow_one():
+  target = dataclasses.replace(chips.target("h100:16"), chip=CHIP)
+  small = Collective("all-gather", 8, 1, 8.0, 7.0)
+  large = Collective("all-reduce", 16, 1, 16.0, 30.0)
+  assert estimate.split([small, large], target) == (7.0, 30.0)
+  assert estimate.between_slices(12.0, 3) == 2 * 12 * 2 / 3
+
+
+@pytest.mark.parametrize(
+  "topology, platform, devices, count",
+  [
+    ("v5p:4x4x8", "tpu", 128, 128),
+    ("tpu7x:2x2x1", "tpu", 8, 4),
+    ("h100:8", "cuda", 8, 8),
+    ("cpu:2", "cpu", 2, 2),
+  ],
+)
+def test_topologies_are_read(topology, platform, devices, count):
+  found = chips.target(topology)
+  assert (found.platform, found.devices) == (platform, devices)
+  assert found.chips == count
+
+
+@pytest.mark.parametrize(
+  "topology, platform, message",
+  [
+    ("v9:2x2", "", "'v9' is not one of v4, v5e"),
+    ("v5p", "", "not a chip and its shape"),
+    ("v5p:0x2", "", "not a chip and its shape"),
+    ("h100:8", "tpu", "--platform=tpu has no h100"),
+  ],
+)
+def test_a_topology_that_is_none_is_told(topology, platform, message):
+  with pytest.raises(ConfigError, match=message):
+    chips.target(topology, platform)
+
+
+def test_every_chip_names_its_source():
+  for chip in chips.CHIPS.values():
+    assert chip.source.startswith("https://")
+    # compute grows faster than memory: more than 100 FLOPs a byte everywhere
+    assert chip.peak / chip.bandwidth > 100
+    assert chip.slow < chip.link < chip.bandwidth

@@ -1,0 +1,122 @@
+"""What a compiled program sends and moves is read from its text."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from pyramid_jax.cost import hlo
+from pyramid_jax.cost.compile import exhausted
+
+
+def compiled(f, *args):
+  return hlo.Module(jax.jit(f).lower(*args).compile().as_text())
+
+
+@pytest.fixture(scope="module")
+def mesh():
+  return jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+
+
+def test_collectives_in_a_loop_count_as_often_as_it_runs(mesh):
+  spec = PartitionSpec("b")
+
+  def body(x):
+    one = lambda x, _: (jax.lax.psum(x, "b") / 4, None)
+    return jax.lax.scan(one, x, length=6)[0]
+
+  f = jax.shard_map(
+    body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+  )
+  (found,) = compiled(f, jnp.ones((4, 256))).collectives()
+  size = 6 * 256 * 4
+  assert found == ("all-reduce", 4, 6.0, size, 2 * size * 3 / 4)
+
+
+def test_gathering_what_is_split_is_an_all_gather(mesh):
+  place = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))
+  x = jax.device_put(jnp.ones((8, 128)), place("b"))
+  f = lambda x: jax.lax.with_sharding_constraint(2 * x, place())
+  (found,) = compiled(f, x).collectives()
+  size = 8 * 128 * 4
+  assert found == ("all-gather", 4, 1.0, size, size * 3 / 4)
+
+
+def test_traffic_counts_a_loops_body_as_often_as_it_runs():
+  step = lambda n: compiled(
+    lambda x: jax.lax.scan(lambda x, _: (jnp.sin(x @ x), None), x, length=n)[0],
+    jnp.ones((64, 64)),
+  ).traffic()
+  square = 64 * 64 * 4
+  each = (step(20) - step(10)) / 10
+  # read twice and written by the product, read and written by the sine; a
+  # copy of the carry is the compiler's choice
+  assert 3 * square <= each <= 8 * square
+
+
+def test_a_loop_reads_of_stacked_weights_a_layer_at_a_time():
+  w = jnp.ones((50, 64, 64))
+  f = lambda x, w: jax.lax.scan(lambda x, w: (x @ w, None), x, w)[0]
+  traffic = compiled(f, jnp.ones((64, 64)), w).traffic()
+  assert traffic < 12 * w.nbytes  # not 50 times the stack
+
+
+@pytest.mark.parametrize(
+  "groups, size",
+  [
+    ("replica_groups={{0,1,2},{3,4,5}}, x", 3),
+    ("replica_groups=[4,8]<=[32]", 8),
+    ("replica_groups=[4,8]<=[8,4]T(1,0)", 8),
+    ("replica_groups=mesh['x'=2,'y'=4,'z'=3] {'x','z'}, dimensions={1}", 6),
+    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", 4),
+    ("channel_id=1", 0),
+  ],
+)
+def test_the_size_of_a_group_is_read_in_every_form(groups, size):
+  assert hlo.group_size(groups) == size
+
+
+def test_tpu_layouts_and_reduced_scatters_are_read():
+  module = hlo.Module(
+    "%scatter (p: f32[8,4]) -> f32[2,4] {\n"
+    "  %p = f32[8,4]{1,0:T(8,128)} parameter(0)\n"
+    "  %sum = f32[8,4]{1,0:T(8,128)} all-reduce(%p), "
+    "replica_groups={{0,1,2,3}}\n"
+    "  ROOT %mine = f32[2,4]{1,0:T(8,128)} dynamic-slice(%sum, %i)\n"
+    "}\n"
+    "ENTRY %main (x: f32[8,4]) -> f32[2,4] {\n"
+    "  %x = f32[8,4]{1,0:T(8,128)(2,1)} parameter(0)\n"
+    "  ROOT %out = f32[2,4]{1,0:T(8,128)S(1)} fusion(%x), kind=kCustom, "
+    "calls=%scatter\n"
+    "}\n"
+  )
+  assert module.collectives() == [("reduce-scatter", 4, 1.0, 128.0, 96.0)]
+  assert module.traffic() == 128.0  # the result stays on the chip
+
+
+def test_what_a_compiler_lacks_is_read_from_its_message():
+  message = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of
+memory in memory space hbm. Used 17.50G of 15.75G hbm.
+
+  Largest program allocations in hbm:
+
+  1. Size: 3.50G
+     Operator: op_name="jit(step)/dot_general"
+     Shape: f32[30000,30000]{1,0:T(8,128)}
+     Unpadded size: 3.35G
+  2. Size: 512.00M
+     Shape: bf16[16384,16384]{1,0}
+"""
+  total, largest = exhausted(message)
+  assert total == 17.5 * 2**30
+  assert largest == [
+    (3.5 * 2**30, "f32[30000,30000]", "jit(step)/dot_general"),
+    (512 * 2**20, "bf16[16384,16384]", "argument"),
+  ]
+
+
+def test_bytes_of_tuples_and_small_types():
+  assert hlo.bytes_of("(bf16[3,5]{1,0}, pred[7], s4[8])") == 30 + 7 + 4
+  assert hlo.bytes_of("f8e4m3fn[10]") == 10
+  assert np.isclose(hlo.bytes_of("f32[]"), 4)

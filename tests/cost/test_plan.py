@@ -1,0 +1,121 @@
+"""The plan of a run is that of the run: its memory, its batch, its command."""
+
+import pathlib
+import re
+import runpy
+
+import jax
+import numpy as np
+import pytest
+
+from pyramid_jax import sharding
+from pyramid_jax.config import Config, from_dict
+from pyramid_jax.cost import jobs
+from pyramid_jax.cost.compile import tree_bytes
+from pyramid_jax.data import pipeline
+from pyramid_jax.data.packing import Planner
+from pyramid_jax.data.rows import TokenSpec
+from pyramid_jax.train import dit_task
+from pyramid_jax.train import state as state_lib
+from tests import commands, tiny
+from tests.commands import refused
+from tests.data import random_store
+from tests.train import small_run
+
+TINY = f"config={tiny.__file__}"
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_planned_bytes_are_those_that_a_device_holds():
+  config = small_run.config("none")
+  mesh = sharding.make_mesh(config.mesh)
+  (job,) = jobs.training(config, mesh)
+  program = dit_task.make_program(config)
+  state = state_lib.create(program.model, program.tx, mesh, seed=0)
+  device = jax.devices()[3]
+
+  def held(tree):
+    return sum(
+      shard.data.nbytes
+      for x in jax.tree.leaves(tree)
+      for shard in x.addressable_shards
+      if shard.device == device
+    )
+
+  for name, tree in (
+    ("parameters", state.params), ("optimizer", state.opt), ("EMA", state.ema)
+  ):  # fmt: skip
+    assert tree_bytes(job.parts[name]) == held(tree)
+
+
+def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
+  store = random_store.write(tmp_path / "store", 32)
+  config = small_run.config(store.path, text__dtype="float32")
+  data = config.latents
+  planner = Planner([store], data, config.flow, config.model.patch, 0)
+  spec = TokenSpec.of(config.flow, config.model)
+  loaded = next(pipeline.batches([store], planner, spec))
+  planned = jobs.row_batch(config)
+  assert planned.keys() == loaded.keys()
+  for name, x in loaded.items():
+    assert (planned[name].shape, planned[name].dtype) == (x.shape, x.dtype)
+
+
+def plan(*arguments):
+  return commands.run("plan", TINY, "topology=cpu:8", *arguments)
+
+
+def test_plan_prints_memory_operations_and_exchanges():
+  result = plan()
+  assert result.code == 0, result.err
+  found = dict(re.findall(r"^(\S.*?)  +(.*)$", result.out, re.M))
+  assert found["mesh"] == "data 1, fsdp 8, tensor 1, sequence 1"
+  assert found["in all"].endswith("no limit known GiB: fits")
+  assert found["rows a step"].startswith("8 of 192 latent + 64 text tokens")
+  # every row of the tiny run is full of padding, so more is executed
+  share = re.search(r"(\d+)% of what is executed", found["model FLOPs"])
+  assert 5 < int(share[1]) < 100
+  assert "all-gather over 8" in result.out
+
+
+def test_plan_that_does_not_fit_names_the_largest_arrays_and_exits_with_1():
+  result = plan("hbm_gib=0.0001")
+  assert result.code == 1
+  assert "of 0.0001 GiB: DOES NOT FIT" in result.out
+  large = re.findall(r"^large +(\S+) GiB +(\w+\[[\d,]*\])", result.out, re.M)
+  assert len(large) == 8
+  sizes = [float(size) for size, _ in large]
+  assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    (["topology=v9:2x2"], r"'v9' is not one of v4, v5e, "),
+    (["topology=cpu:8", "config.mesh.data=3"], "needs 6 devices; there are 8"),
+    (["topology=cpu:8", "config.latents.rows=9"], "9 rows cannot be split"),
+    (["topology=cpu:8", "slices=3"], r"mesh\.data 1 is not a .* --slices=3"),
+    (["topology=cpu:8", "vae", "generate"], "--vae or --generate, not both"),
+    (["topology=v5e:2x2"], r'pip install "jax\[tpu\]=='),
+    (["topology=h100:8"], r'pip install "jax\[cuda13\]=='),
+    ([], r"--topology \(A slice: .*\) is missing"),
+  ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
+  refused(message, "plan", TINY, *arguments)
+
+
+@pytest.mark.parametrize("stage", ["image", "384p", "768p"])
+def test_both_transformers_learn_a_stage_from_the_same_rows(stage):
+  def read(name):
+    made = runpy.run_path(str(ROOT / "configs" / f"{name}_{stage}.py"))
+    return from_dict(Config, made["get_config"]())
+
+  one, other = read("mmdit_2b"), read("miniflux")
+  assert one.latents == other.latents and one.encode == other.encode
+  assert one.model.kind != other.model.kind
+  devices = 128  # of the paper
+  assert one.latents.rows % devices == 0
+  tokens = one.latents.latent_tokens + one.latents.text_tokens
+  assert tokens % 512 == 0 and tokens <= 32768
+  assert np.isclose(sum(s.weight for s in one.latents.sources), 1)
