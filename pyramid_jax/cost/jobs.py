@@ -35,7 +35,7 @@ class Job(NamedTuple):
     name: for people.
     function: jitted.
     args: shapes with their places.
-    static: keyword arguments.
+    static: keyword arguments, most of them static.
     parts: name -> tree of arguments, what the memory is split into.
     times: how often it runs for one clip (sampler), else 1.
     unit: that the integers are of (sampler).
@@ -76,7 +76,7 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
 
 def _step(name: str, program: Program, mesh: Mesh, batch, rows: int) -> Job:
   sharding.local_rows(mesh, rows)  # refuses what cannot be split
-  args = program.arguments(mesh, batch)
+  args, frozen = program.arguments(mesh, batch)
   state = args[0]
   parts = {
     "parameters": state.params,
@@ -84,7 +84,11 @@ def _step(name: str, program: Program, mesh: Mesh, batch, rows: int) -> Job:
     "EMA": state.ema,
     "batch": args[1],
   }
-  return Job(name, program.jitted(mesh), args, {}, parts)
+  if state.adversary:
+    parts["discriminator"] = state.adversary
+  if frozen:
+    parts["LPIPS"] = frozen
+  return Job(name, program.jitted(mesh), args, frozen, parts)
 
 
 def row_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:

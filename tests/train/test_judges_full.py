@@ -137,3 +137,16 @@ def test_weights_of_lpips_are_asked_for_by_name(config, tmp_path):
   safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, other)
   with pytest.raises(NameTableError, match="other.*not the weights of LPIPS"):
     vae_task.make_task(with_file(other), mesh)
+
+
+def test_the_plan_sees_the_step_with_all_its_networks(whole):
+  program, config = whole[2].program, CONFIG
+  mesh = sharding.make_mesh(config.mesh)
+  video = jax.ShapeDtypeStruct((8, 1, 16, 16, 3), np.float32)
+  batch = {"video": video, "index": jax.ShapeDtypeStruct((8,), np.int32)}
+  args, frozen = program.arguments(mesh, batch)
+  with jax.set_mesh(mesh):
+    state, metrics = jax.eval_shape(program.step, *args, **frozen)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  assert shapes(state) == shapes(program.abstract())
+  assert {"perceptual", "discriminator"} <= metrics.keys()
