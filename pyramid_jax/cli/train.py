@@ -58,6 +58,7 @@ def main() -> int:
   processes.start()
   programs = compilation.use_cache()
   from pyramid_jax import sharding
+  from pyramid_jax.cost.utilisation import utilisation
   from pyramid_jax.train import dit_task, loop, vae_task
   from pyramid_jax.train.metrics import say
 
@@ -66,7 +67,8 @@ def main() -> int:
   kind = vae_task if config.kind == "vae" else dit_task
   task = kind.make_task(config, mesh, workdir)
   try:
-    loop.run(config, workdir, mesh, task, app.STARTED)
+    mfu = utilisation(config, mesh)
+    loop.run(config, workdir, mesh, task, app.STARTED, mfu)
   except loop.TrainingStopped as stopped:
     say(f"{stopped} The same command continues.")
     return F.stopped_code

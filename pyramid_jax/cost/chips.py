@@ -66,6 +66,27 @@ CHIPS = {
   )
 }  # fmt: skip
 
+# what JAX calls the devices (`device_kind`), by the start of it
+KINDS = {
+  "TPU v4": "v4",
+  "TPU v5 lite": "v5e",
+  "TPU v5e": "v5e",
+  "TPU v5": "v5p",  # after the ones that it begins
+  "TPU v6 lite": "v6e",
+  "TPU v6e": "v6e",
+  "TPU7x": "tpu7x",
+  "NVIDIA A100": "a100",
+  "NVIDIA H100": "h100",
+}
+
+
+def of_kind(device_kind: str) -> Chip | None:
+  """The chip that JAX calls so; None if its peaks are not in the table."""
+  for start, name in KINDS.items():
+    if device_kind.startswith(start):
+      return CHIPS[name]
+  return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:

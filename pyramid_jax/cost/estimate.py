@@ -14,7 +14,7 @@ from pyramid_jax.cost import flops
 from pyramid_jax.cost.chips import Chip, Target
 from pyramid_jax.cost.compile import Compiled
 from pyramid_jax.cost.hlo import Collective
-from pyramid_jax.cost.workload import Workload, measure
+from pyramid_jax.cost.workload import Workload, measure, model_flops
 from pyramid_jax.models.dit import make_dit
 
 DAY = 86400
@@ -171,13 +171,6 @@ def run(
     24 * days * target.chips,
     model / seconds / (target.total * target.chip.peak),
   )
-
-
-def model_flops(config: Config, workload: Workload) -> float:
-  """FLOPs of a step by the closed formula."""
-  w = workload
-  once = flops.training(config.model, w.latent, w.text, w.samples, w.pairs)
-  return config.latents.rows * once.total
 
 
 def days_alike(run: Run, config: Config, other: Config, target: Target):

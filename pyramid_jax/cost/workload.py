@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pyramid_jax.config import Config, EncodeConfig, Source
+from pyramid_jax.cost import flops
 from pyramid_jax.data import latents
 from pyramid_jax.data.draws import Pick, segment_clips
 from pyramid_jax.data.latents import Lengths, NullPrompt
@@ -89,6 +90,13 @@ def measure(config: Config, tile: tuple[int, int]) -> Workload:
     visited=visited / len(taken),
     assumed=_assumptions(config) if guessed else "",
   )
+
+
+def model_flops(config: Config, workload: Workload) -> float:
+  """FLOPs of a step by the closed formula."""
+  w = workload
+  once = flops.training(config.model, w.latent, w.text, w.samples, w.pairs)
+  return config.latents.rows * once.total
 
 
 def _groups(pick: Pick, store, config: Config) -> list[list[int]]:

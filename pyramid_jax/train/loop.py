@@ -78,6 +78,7 @@ def run(
   mesh: jax.sharding.Mesh,
   task: Task,
   started: float | None = None,
+  utilisation: Callable[[float], float] | None = None,
 ) -> TrainState:
   """Trains until `config.train.steps`, from the newest checkpoint if any.
 
@@ -87,6 +88,7 @@ def run(
 
   Args:
     started: `time.monotonic()` at which the time to the first step begins.
+    utilisation: MFU, to be reported, from the steps a second.
 
   Raises:
     NonFiniteError: names the step and the rows; nothing bad was saved.
@@ -111,7 +113,7 @@ def run(
     key = jax.random.key(config.seed)
     report = Reporter(
       workdir, start, train.steps, task.unit, train.spike,
-      lambda n: _rows(task, n), task.samples,
+      lambda n: _rows(task, n), task.samples, utilisation,
     )  # fmt: skip
     ending.callback(report.close)
     trace = Trace(workdir / "profile", train.profile)

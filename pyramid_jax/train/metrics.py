@@ -35,6 +35,7 @@ class Reporter:
   A step whose loss or gradient is not finite, or whose loss is above `spike`
   times its running median, has a line of its own with the rows and samples of
   its batch: `rows` and `samples` say which for batch n, that of step n + 1.
+  `utilisation` gives the MFU from the steps a second.
   """
 
   def __init__(
@@ -46,11 +47,12 @@ class Reporter:
     spike: float = 0.0,
     rows: Callable[[int], range] = lambda n: range(0),
     samples: Callable[[int], Sequence[str]] = lambda n: (),
+    utilisation: Callable[[float], float] | None = None,
   ):
     self.writes = jax.process_index() == 0
     self.pending: list[Mapping] = []
     self.spikes, self.rows, self.samples = Spikes(spike), rows, samples
-    self.unit, self.items = unit, 0.0
+    self.unit, self.items, self.utilisation = unit, 0.0, utilisation
     self.since = time.perf_counter()
     self.path = workdir / "metrics.jsonl"
     self.bar = tqdm(
@@ -80,6 +82,8 @@ class Reporter:
     seconds = time.perf_counter() - self.since
     values["steps_per_second"] = len(fetched) / seconds
     values[f"{self.unit}_per_second"] = self.items / seconds
+    if self.utilisation:
+      values["mfu"] = self.utilisation(values["steps_per_second"])
     self.pending, self.items = [], 0.0
     self.since = time.perf_counter()
     return self.write(step, {**values, **more})

@@ -40,6 +40,14 @@ def test_a_report_is_the_mean_of_its_steps_and_the_speed(tmp_path):
   )
 
 
+def test_the_mfu_follows_from_the_steps_a_second(tmp_path):
+  reporter = Reporter(tmp_path, 0, 10, "tokens", utilisation=lambda x: 0.1 * x)
+  reporter.add({"loss": 1.0}, 1)
+  reported = reporter.report(1)
+  reporter.close()
+  assert reported["mfu"] == 0.1 * reported["steps_per_second"]
+
+
 def test_each_report_starts_anew(tmp_path):
   reporter = Reporter(tmp_path, 0, 10, "frames")
   for step, loss in enumerate((1.0, 5.0), 1):
