@@ -22,9 +22,9 @@ from pyramid_jax.data.rows import Segment, pack_row
 from pyramid_jax.data.sizes import schedule_of
 from pyramid_jax.flow import plan as plan_lib
 from pyramid_jax.flow.sampler import STATIC, compiled_unit
-from pyramid_jax.generate.pipeline import sampling_plan
+from pyramid_jax.generate.sizes import sampling_plan
 from pyramid_jax.models.dit import make_dit
-from pyramid_jax.train import dit_task, vae_task
+from pyramid_jax.train import dit, vae
 from pyramid_jax.train.program import Program
 
 
@@ -57,10 +57,10 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
     ConfigError: settings that make no run, or rows that the mesh cannot split.
   """
   if config.kind == "dit":
-    program = dit_task.make_program(config)
+    program = dit.make_program(config)
     rows = config.latents.rows
     return [_step("training step", program, mesh, row_batch(config), rows)]
-  program = vae_task.make_program(config)
+  program = vae.make_program(config)
   return [
     _step(
       f"training step on {p.batch} clips of {p.frames} x {p.height} x "

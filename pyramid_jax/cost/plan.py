@@ -12,7 +12,7 @@ from pyramid_jax.cost.chips import Target
 from pyramid_jax.cost.compile import Compiled, compile_job, devices
 from pyramid_jax.cost.workload import Workload, measure, unit_pairs
 from pyramid_jax.data.sizes import schedule_of
-from pyramid_jax.generate.pipeline import sampling_plan
+from pyramid_jax.generate.sizes import sampling_plan
 from pyramid_jax.models.dit import make_dit
 
 

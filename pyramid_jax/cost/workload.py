@@ -66,7 +66,7 @@ def measure(config: Config, tile: tuple[int, int]) -> Workload:
   """
   sources = config.latents.sources or (Source(),)
   data = dataclasses.replace(config.latents, sources=sources)
-  stores = [_store(source, config, i) for i, source in enumerate(sources)]
+  stores = [open_store(source, config, i) for i, source in enumerate(sources)]
   planner = Planner(stores, data, config.flow, config.model.patch, config.seed)
   window = planner.window(0)
   n, taken = len(window), range(min(len(window), ROWS))
@@ -144,7 +144,8 @@ def attention_pairs(
   return int((end - start).sum()), int(visited)
 
 
-def _store(source: Source, config: Config, number: int):
+def open_store(source: Source, config: Config, number: int):
+  """A dataset, or what planning needs of one that is not there."""
   if (pathlib.Path(source.path) / "metadata.json").is_file():
     return latents.open_store(source.path)
   return AssumedStore(

@@ -24,9 +24,6 @@ from typing import Any
 
 import ml_dtypes  # noqa: F401  numpy learns the name "bfloat16"
 import numpy as np
-import tensorflow_datasets as tfds
-from array_record.python import array_record_data_source
-from tensorflow_datasets.proto import tf_example_pb2
 
 from pyramid_jax.config import ConfigError
 
@@ -122,7 +119,7 @@ class LatentStore:
   null: NullPrompt
   lengths: Lengths
   fingerprint: str
-  records: array_record_data_source.ArrayRecordDataSource
+  records: Any  # of array_record
 
   def __len__(self) -> int:
     return len(self.lengths.frames)
@@ -175,6 +172,9 @@ def open_store(path: str | os.PathLike) -> LatentStore:
       f"The store {path} lacks {len(gone)} of its {len(files)} shards (first: "
       f"{gone[0].name}). Copy it again, or delete it and encode again."
     )
+  # here and below, so that rows can be packed where only jax and its kin are
+  from array_record.python import array_record_data_source
+
   records = array_record_data_source.ArrayRecordDataSource(
     [f"{file}[0:{n}]" for file, n in zip(files, counts, strict=True)]
   )
@@ -213,8 +213,10 @@ def shard_name(index: int, shards: int) -> str:
 
 
 @functools.cache
-def features() -> tfds.features.FeaturesDict:
-  """The record as TFDS describes it."""
+def features() -> Any:
+  """The record as TFDS describes it, a `FeaturesDict`."""
+  import tensorflow_datasets as tfds
+
   raw = tfds.features.Tensor(shape=(), dtype=np.bytes_)
   whole = tfds.features.Scalar(np.int32)
   return tfds.features.FeaturesDict(
@@ -233,6 +235,8 @@ def features() -> tfds.features.FeaturesDict:
 
 def _decode(record: bytes) -> Example:
   """Reads a record as `features` describes it, without TFDS's copies."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
   fields = tf_example_pb2.Example.FromString(record).features.feature
   raw = lambda key: fields[key].bytes_list.value[0]
   whole = lambda key: fields[key].int64_list.value

@@ -28,10 +28,11 @@ from pyramid_jax.config import (
   MeshConfig,
 )
 from pyramid_jax.convert.text_folder import TextEncoder, load_text_encoder
-from pyramid_jax.data.sizes import check_frames, check_size, schedule_of
+from pyramid_jax.data.sizes import schedule_of
 from pyramid_jax.flow.plan import Plan
 from pyramid_jax.flow.sampler import generate_units
 from pyramid_jax.generate.phases import Part, Phases
+from pyramid_jax.generate.sizes import sampling_plan
 from pyramid_jax.generate.trained_vae import TrainedVAE
 from pyramid_jax.models.dit import make_dit
 from pyramid_jax.models.pure import Params
@@ -337,50 +338,3 @@ class Pipeline:
       pooled = np.stack([p for _, p in rows])[:, None]
       result[unit] = dict(text=features, text_segment=segment, pooled=pooled)
     return result
-
-
-def sampling_plan(
-  config: Config, options: GenerateConfig, vae: settings.VAEConfig
-) -> Plan:
-  """What to generate, in latents.
-
-  Raises:
-    ConfigError: a size or length that the pyramid cannot divide; the nearest
-      that it can is named.
-  """
-  model, flow = config.model, config.flow
-  check_size(options.height, options.width, flow, model, vae)
-  check_frames(options.frames, flow, vae)
-  for name in ("steps", "video_steps"):
-    steps = getattr(options, name)
-    if len(steps) != flow.stages or min(steps) < 1:
-      raise ConfigError(
-        f"config.generate.{name} is {steps}; give a number of steps, at "
-        f"least 1, for each of the {flow.stages} stages."
-      )
-  space = 2 ** sum(vae.down_space)
-  time = 2 ** sum(vae.down_time)
-  if options.tile % (4 * space):
-    near = max(round(options.tile / (4 * space)), 1) * 4 * space
-    raise ConfigError(
-      f"config.generate.tile is {options.tile}; it must be a multiple of "
-      f"{4 * space} (a quarter overlaps, VAE {space}), or 0; nearest: {near}."
-    )
-  return Plan(
-    frames=(options.frames - 1) // time + 1,
-    height=options.height // space,
-    width=options.width // space,
-    channels=model.latent_channels,
-    steps=options.steps,
-    later_steps=options.video_steps,
-    guidance=options.guidance,
-    later_guidance=options.video_guidance,
-    guidance_decay=options.guidance_decay,
-    min_guidance=options.min_guidance,
-    frames_per_unit=flow.frames_per_unit,
-    patch=model.patch,
-    upsample=flow.upsample,
-    positions=model.history_positions,
-    table_size=model.grid,
-    full_sequence=flow.history == "none",
-  )

@@ -10,10 +10,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.data.sizes import schedule_of
 from pyramid_jax.flow import objective
 from pyramid_jax.flow.schedule import Schedule
+from pyramid_jax.models.dit import make_dit
 from pyramid_jax.models.pure import Pure
 from pyramid_jax.train.accumulate import accumulate
+from pyramid_jax.train.optimizer import make_optimizer
+from pyramid_jax.train.program import Program
 from pyramid_jax.train.state import TrainState, update
 
 Rows = Mapping[str, jax.Array]
@@ -85,3 +90,25 @@ def make_step(
     }
 
   return step
+
+
+def make_program(config: Config) -> Program:
+  """Model, optimizer and step of a config; needs no data.
+
+  Raises:
+    ConfigError: settings that make no model or pyramid, or rows that the
+      microbatches do not divide.
+  """
+  train, rows = config.train, config.latents.rows
+  if rows % train.microbatches:
+    raise ConfigError(
+      f"config.latents.rows {rows} is not a multiple of "
+      f"config.train.microbatches {train.microbatches}."
+    )
+  schedule = schedule_of(config.flow)
+  model = make_dit(config.model)
+  tx = make_optimizer(config.optimizer, model.axes, (train.steps, 1.0))
+  settings = Settings(
+    config.flow.max_corruption, train.microbatches, config.optimizer.ema
+  )
+  return Program(model, tx, make_step(model, schedule, tx, settings))

@@ -12,34 +12,8 @@ from pyramid_jax.config import Config, ConfigError
 from pyramid_jax.data import latents, pipeline
 from pyramid_jax.data.packing import Planner
 from pyramid_jax.data.rows import TokenSpec
-from pyramid_jax.data.sizes import schedule_of
-from pyramid_jax.models.dit import make_dit
 from pyramid_jax.train import dit
 from pyramid_jax.train.loop import Task
-from pyramid_jax.train.optimizer import make_optimizer
-from pyramid_jax.train.program import Program
-
-
-def make_program(config: Config) -> Program:
-  """Model, optimizer and step of a config; needs no data.
-
-  Raises:
-    ConfigError: settings that make no model or pyramid, or rows that the
-      microbatches do not divide.
-  """
-  train, rows = config.train, config.latents.rows
-  if rows % train.microbatches:
-    raise ConfigError(
-      f"config.latents.rows {rows} is not a multiple of "
-      f"config.train.microbatches {train.microbatches}."
-    )
-  schedule = schedule_of(config.flow)
-  model = make_dit(config.model)
-  tx = make_optimizer(config.optimizer, model.axes, (train.steps, 1.0))
-  settings = dit.Settings(
-    config.flow.max_corruption, train.microbatches, config.optimizer.ema
-  )
-  return Program(model, tx, dit.make_step(model, schedule, tx, settings))
 
 
 def make_task(
@@ -52,7 +26,7 @@ def make_task(
   Raises:
     ConfigError: datasets that are missing, do not fit the model or the rows.
   """
-  data, program = config.latents, make_program(config)
+  data, program = config.latents, dit.make_program(config)
   stores = latents.open_stores([source.path for source in data.sources])
   metadata = stores[0].metadata
   _require_fit(config, stores)

@@ -11,11 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pyramid_jax.config import VAELossConfig
+from pyramid_jax.config import Config, ConfigError, VAELossConfig
+from pyramid_jax.data.sizes import check_frames
 from pyramid_jax.models import critic, vae
-from pyramid_jax.models.pure import Params, Pure
+from pyramid_jax.models.pure import Params, Pure, pure
 from pyramid_jax.train.accumulate import accumulate
-from pyramid_jax.train.judges import Judges
+from pyramid_jax.train.judges import Judges, make_judges
+from pyramid_jax.train.optimizer import make_optimizer
+from pyramid_jax.train.program import Program
 from pyramid_jax.train.state import Learned, TrainState, update
 
 Batch = Mapping[str, jax.Array]
@@ -111,3 +114,41 @@ def _lost(
   return adversary.factor * critic.discriminator_loss(
     real, fake, adversary.loss
   )
+
+
+def make_program(config: Config) -> Program:
+  """Model, optimizer and step of a config; needs no data.
+
+  Raises:
+    ConfigError: phases that do not fit the run, the VAE or the microbatches,
+      or no weights for a perceptual loss.
+  """
+  train, phases = config.train, config.videos.phases
+  steps = sum(phase.steps for phase in phases)
+  if steps != train.steps:
+    raise ConfigError(
+      f"the phases of config.videos have {steps} steps in all, "
+      f"config.train.steps is {train.steps}; make them equal."
+    )
+  for phase in phases:
+    check_frames(phase.frames, config.flow, config.vae)
+    if not phase.rate > 0:
+      raise ConfigError(
+        f"a phase's rate {phase.rate:g} must be above 0; it multiplies "
+        f"config.optimizer.learning_rate {config.optimizer.learning_rate:g}."
+      )
+    if phase.batch % train.microbatches:
+      raise ConfigError(
+        f"a phase's batch {phase.batch} is not a multiple of "
+        f"config.train.microbatches {train.microbatches}."
+      )
+  model = pure(lambda rngs: vae.VAE(config.vae, rngs=rngs))
+  tx = make_optimizer(
+    config.optimizer, model.axes, *((p.steps, p.rate) for p in phases)
+  )
+  judges = make_judges(config)
+  step = make_step(
+    model, tx, config.vae_loss, train.microbatches, config.optimizer.ema, judges
+  )
+  frozen = {"lpips": judges.lpips} if judges.lpips else {}
+  return Program(model, tx, step, judges.adversary, frozen)

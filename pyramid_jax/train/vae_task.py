@@ -8,61 +8,20 @@ import jax
 import numpy as np
 
 from pyramid_jax import sharding
-from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.config import Config
 from pyramid_jax.data import clips as clips_lib
 from pyramid_jax.data.files import write_skipped
 from pyramid_jax.data.latents import Statistics
-from pyramid_jax.data.sizes import check_frames
 from pyramid_jax.models import critic
 from pyramid_jax.models import vae as vae_lib
-from pyramid_jax.models.pure import Pure, pure
+from pyramid_jax.models.pure import Pure
 from pyramid_jax.train import vae
-from pyramid_jax.train.judges import load_lpips, make_judges
+from pyramid_jax.train.judges import load_lpips
 from pyramid_jax.train.loop import Task
 from pyramid_jax.train.metrics import say
-from pyramid_jax.train.optimizer import make_optimizer
-from pyramid_jax.train.program import Program
 from pyramid_jax.train.state import TrainState
 
 STATISTICS_BATCHES = 16  # of the last phase
-
-
-def make_program(config: Config) -> Program:
-  """Model, optimizer and step of a config; needs no data.
-
-  Raises:
-    ConfigError: phases that do not fit the run, the VAE or the microbatches,
-      or no weights for a perceptual loss.
-  """
-  train, phases = config.train, config.videos.phases
-  steps = sum(phase.steps for phase in phases)
-  if steps != train.steps:
-    raise ConfigError(
-      f"the phases of config.videos have {steps} steps in all, "
-      f"config.train.steps is {train.steps}; make them equal."
-    )
-  for phase in phases:
-    check_frames(phase.frames, config.flow, config.vae)
-    if not phase.rate > 0:
-      raise ConfigError(
-        f"a phase's rate {phase.rate:g} must be above 0; it multiplies "
-        f"config.optimizer.learning_rate {config.optimizer.learning_rate:g}."
-      )
-    if phase.batch % train.microbatches:
-      raise ConfigError(
-        f"a phase's batch {phase.batch} is not a multiple of "
-        f"config.train.microbatches {train.microbatches}."
-      )
-  model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
-  tx = make_optimizer(
-    config.optimizer, model.axes, *((p.steps, p.rate) for p in phases)
-  )
-  judges = make_judges(config)
-  step = vae.make_step(
-    model, tx, config.vae_loss, train.microbatches, config.optimizer.ema, judges
-  )
-  frozen = {"lpips": judges.lpips} if judges.lpips else {}
-  return Program(model, tx, step, judges.adversary, frozen)
 
 
 def make_task(
@@ -75,7 +34,7 @@ def make_task(
   Raises:
     ConfigError: data that are missing, or phases that do not fit.
   """
-  program = make_program(config)
+  program = vae.make_program(config)
   clips = clips_lib.TrainingClips(config.videos, config.seed)
   if workdir and jax.process_index() == 0:
     listed = workdir / "skipped.jsonl"
