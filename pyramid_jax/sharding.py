@@ -21,7 +21,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   "batch": ("data", "fsdp"),  # rows of tokens, clips of video
   "tokens": "sequence",
   "time": "sequence",
-  "space": None,
+  "space": "sequence",  # height of a clip of pixels or latents
   "segments": None,
   # parameters
   "layers": None,

@@ -161,8 +161,16 @@ class Level(nnx.Module):
   def __call__(
     self, x_BTHWC: jax.Array, cache: Cache
   ) -> tuple[jax.Array, Cache]:
-    x = constrain(x_BTHWC, "batch", None, None, None, None)
-    return chain([*self.blocks, *self.resample], x, cache)
+    return chain([*self.blocks, *self.resample], _split(x_BTHWC), cache)
+
+
+def _split(x_BTHWC: jax.Array) -> jax.Array:
+  """Clips over the batch axes, their height over the sequence axis of a mesh.
+
+  The compiler then exchanges the rows that convolutions read across the edges
+  and sums the means of norms; attention gathers keys and values of a frame.
+  """
+  return constrain(x_BTHWC, "batch", None, "space", None, None)
 
 
 def pointwise(size_in: int, size_out: int, dtype: str, rngs) -> nnx.Linear:
@@ -294,7 +302,7 @@ class VAE(nnx.Module):
     """
     first = 1 if cache is None else 0
     check_clip(x_BTHWC.shape, first, self.time_factor, self.space_factor)
-    h, cache = self.encoder(x_BTHWC, cache)
+    h, cache = self.encoder(_split(x_BTHWC), cache)
     return self.moments(h.astype(jnp.float32)), cache
 
   def decode_chunk(
@@ -307,7 +315,7 @@ class VAE(nnx.Module):
     Returns:
       The pixels, float32, and the cache for the latents after these.
     """
-    x, cache = self.decoder(self.latents(z_BTHWZ), cache)
+    x, cache = self.decoder(self.latents(_split(z_BTHWZ)), cache)
     return x.astype(jnp.float32), cache
 
   def decode_features(self, z_BTHWZ: jax.Array) -> jax.Array:

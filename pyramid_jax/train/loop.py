@@ -103,7 +103,7 @@ def run(
     ending.callback(stop.restore)
     checkpoints = Checkpoints(workdir, train.keep, writing=True)
     ending.push(_closing(checkpoints))
-    ending.enter_context(_peers(checkpoints))
+    ending.enter_context(_peers())
     state = _first_state(config, mesh, task, checkpoints)
     start = int(state.step)
     if start >= train.steps:
@@ -168,17 +168,21 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
 
 
 def _closing(checkpoints: Checkpoints):
-  """Finishes saving at the end, unless a process that has to help is dead."""
+  """Finishes saving at the end, if all processes come to it together.
+
+  After an error of one of them it would wait long for the others.
+  """
 
   def close(kind, *_):
-    if kind is None or not issubclass(kind, PeerLostError):
+    together = kind in (None, TrainingStopped, NonFiniteError)
+    if together or jax.process_count() == 1:
       checkpoints.close()
 
   return close
 
 
 @contextlib.contextmanager
-def _peers(checkpoints: Checkpoints) -> Iterator[None]:
+def _peers() -> Iterator[None]:
   """Tells what an error of the devices means when there are other processes."""
   try:
     yield
@@ -188,8 +192,8 @@ def _peers(checkpoints: Checkpoints) -> Iterator[None]:
     reason = str(error).splitlines()[0]
     raise PeerLostError(
       f"another process does not answer any more ({reason}). Its own log says "
-      f"why. Checkpoints up to step {checkpoints.latest} are whole; start the "
-      "same command again on all processes, it continues."
+      "why. What was saved whole is kept; start the same command again on all "
+      "processes, it continues."
     ) from error
 
 

@@ -303,6 +303,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, workdirs):
   assert checkpoints(run) == [1, 2, 3]
 
 
+def test_a_trace_of_chosen_steps_is_written_and_the_start_is_timed(
+  run, workdirs
+):
+  result = commands.run(
+    *train(run, workdirs.latents, "config.train.steps=5",
+           "config.train.profile=(4,5)")
+  )  # fmt: skip
+  assert result.code == 0, result.err
+  assert re.search(r"^first step after \d+\.\d s$", result.out, re.MULTILINE)
+  assert f"trace of steps 4 to 5: {run}/profile\n" in result.out
+  (trace,) = (run / "profile").rglob("*.xplane.pb")
+  assert trace.stat().st_size > 1000
+  refused(
+    r"^config\.train\.profile is \(5, 4\); it must be \(first, last\)",
+    *train(run, workdirs.latents, "config.train.steps=6",
+           "config.train.profile=(5,4)"),
+  )  # fmt: skip
+
+
 def test_a_full_disk_keeps_the_checkpoint_of_before(run, workdirs):
   refused(
     r"^the disk of .*run/checkpoints is full; this checkpoint was not written, "

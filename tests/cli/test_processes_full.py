@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from tests import tiny
 from tests.data import random_store
 
 ROOT = pathlib.Path(__file__).parents[2]
-STEPS = 16
+STEPS = 12
+RANDOM = random.Random()  # another process every time; a failure tells which
 MINUTE = 60  # in which survivors have to end
 
 
@@ -48,7 +50,7 @@ class Run:
         f"--config.model.text_dim={random_store.TEXT_DIM}",
         f"--config.model.pooled_dim={random_store.POOLED_DIM}",
         "--config.latents.latent_tokens=64", f"--config.train.steps={STEPS}",
-        "--config.train.save_every=5", "--config.train.keep=9", *more,
+        "--config.train.save_every=6", "--config.train.keep=9", *more,
       ],
       env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
       text=True,
@@ -103,7 +105,7 @@ def newest(workdir):
 def assert_same_run(workdir, reference):
   found, expected = losses(workdir), losses(reference)
   assert list(found) == list(expected) == list(range(1, STEPS + 1))
-  # float32 sums over processes in another order, over 16 optimizer steps
+  # float32 sums over processes in another order, over 12 optimizer steps
   np.testing.assert_allclose(
     list(found.values()), list(expected.values()), rtol=1e-5
   )
@@ -142,43 +144,41 @@ def test_only_the_first_process_reports_and_each_keeps_its_log(two):
     assert (f"step {STEPS}  " in log) == (process == 0)
 
 
-@pytest.mark.parametrize("process", [0, 1])
-def test_sigterm_to_one_stops_both_at_one_step_and_they_go_on_bit_for_bit(
-  store, two, tmp_path, process
+def test_a_run_that_is_stopped_and_killed_goes_on_with_any_number(
+  store, two, tmp_path
 ):
-  run = Run(2, store, tmp_path).after(3)
+  """2 processes, told to stop; 2, one dies; 1, told to stop; 2 to the end."""
+  process = RANDOM.randrange(2)
+  print(f"process {process} gets the signals")
+  run = Run(2, store, tmp_path).after(2)
   os.kill(run.pid(process), signal.SIGTERM)
   code, out = run.end(MINUTE)
   assert code == 0, out
   reached = max(losses(tmp_path))
-  assert newest(tmp_path) == reached < STEPS
+  assert newest(tmp_path) == reached < 7
   assert f"stopped and saved at step {reached}." in out
-  Run(2, store, tmp_path).succeed()
-  assert losses(tmp_path) == losses(two[0])
 
-
-@pytest.mark.parametrize("process", [0, 1])
-def test_when_one_dies_the_other_ends_and_any_number_goes_on(
-  store, two, tmp_path, process
-):
-  run = Run(2, store, tmp_path).after(6)
+  run = Run(2, store, tmp_path).after(7)
   os.kill(run.pid(process), signal.SIGKILL)
   since = time.monotonic()
   code, out = run.end(MINUTE)
-  print(f"ended after {time.monotonic() - since:.1f} s")
+  print(f"the other ended after {time.monotonic() - since:.1f} s")
   assert code != 0
   assert re.search("another (process does not answer|task died)", out), out
-  assert newest(tmp_path) == 5
-  stopped = Run(1, store, tmp_path).after(9)  # 2 -> 1
-  os.kill(stopped.pid(0), signal.SIGTERM)
-  code, out = stopped.end()
+  for step, loss in losses(tmp_path).items():
+    assert loss == losses(two[0])[step]  # bit for bit so far
+  assert newest(tmp_path) == 6
+
+  run = Run(1, store, tmp_path).after(8)
+  os.kill(run.pid(0), signal.SIGTERM)
+  code, out = run.end()
   assert code == 0, out
-  Run(2, store, tmp_path).succeed()  # 1 -> 2
+  Run(2, store, tmp_path).succeed()
   assert_same_run(tmp_path, two[0])
 
 
 def test_when_one_is_silent_the_other_ends(store, tmp_path):
-  run = Run(2, store, tmp_path, "--config.train.steps=2000").after(6)
+  run = Run(2, store, tmp_path, "--config.train.steps=2000").after(7)
   silent, other = run.pid(1), run.pid(0)
   os.kill(silent, signal.SIGSTOP)
   since = time.monotonic()
@@ -191,4 +191,4 @@ def test_when_one_is_silent_the_other_ends(store, tmp_path):
   print(f"ended after {time.monotonic() - since:.1f} s")
   code, out = run.end()
   assert code != 0 and "stopped sending heartbeats" in out
-  assert newest(tmp_path) >= 5
+  assert newest(tmp_path) >= 6

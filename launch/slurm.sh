@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Starts pyramid-train on nodes of GPUs: one process a GPU, found by SLURM.
+#   sbatch --nodes=16 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
+#     --config=configs/mmdit_2b_384p.py --workdir=/shared/runs/384p \
+#     --data=/shared/latents
+# Run it in the folder of the project, with its environment active. Before the
+# time is over, or when the job is preempted, SIGTERM saves the run; the same
+# command, or requeueing, continues it.
+#SBATCH --job-name=pyramid-train
+#SBATCH --output=%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --cpus-per-task=8
+#SBATCH --signal=TERM@300
+#SBATCH --requeue
+#SBATCH --exclusive
+set -euo pipefail
+exec srun --kill-on-bad-exit=1 --label pyramid-train --distributed "$@"
