@@ -15,7 +15,7 @@ from pyramid_jax.cost.compile import tree_bytes
 from pyramid_jax.data import pipeline
 from pyramid_jax.data.packing import Planner
 from pyramid_jax.data.rows import TokenSpec
-from pyramid_jax.train import dit_task
+from pyramid_jax.train import dit
 from pyramid_jax.train import state as state_lib
 from tests import commands, tiny
 from tests.commands import refused
@@ -30,7 +30,7 @@ def test_planned_bytes_are_those_that_a_device_holds():
   config = small_run.config("none")
   mesh = sharding.make_mesh(config.mesh)
   (job,) = jobs.training(config, mesh)
-  program = dit_task.make_program(config)
+  program = dit.make_program(config)
   state = state_lib.create(program.model, program.tx, mesh, seed=0)
   device = jax.devices()[3]
 
