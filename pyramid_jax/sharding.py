@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pyramid_jax.config import ConfigError, MeshConfig
@@ -53,9 +54,11 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
       f"{int(np.prod(shape))} devices; there are {len(devices)}. Change one "
       "axis, or set one of them to -1 to take what the others leave."
     )
-  return jax.make_mesh(
-    shape, MESH_AXES, axis_types=(AxisType.Auto,) * 4, devices=devices
+  # a mesh axis may take a part of a dimension of a TPU's torus
+  grid = mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
   )
+  return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def spec(names: tuple[str | None, ...]) -> PartitionSpec:
