@@ -220,8 +220,8 @@ def picture(path: pathlib.Path) -> None:
     (drawn,) = left.plot(COUNTS, low, marker="o", markersize=3, label=stage)
     left.fill_between(COUNTS, low, high, alpha=0.25, color=drawn.get_color())
   left.set(
-    xscale="log", yscale="log", xlabel="v5p chips", ylabel="chip-hours",
-    title="a stage of the curriculum",
+    xscale="log", xlabel="v5p chips", ylabel="chip-hours",
+    title="a stage of the curriculum", ylim=(0, None),
   )  # fmt: skip
   left.set_xticks(COUNTS, COUNTS, fontsize=7)
   left.minorticks_off()
