@@ -69,8 +69,11 @@ def arrange(devices: Any, shape: tuple[int, ...]) -> np.ndarray:
     ConfigError: data cannot be split over the slices.
   """
   slices = len({getattr(d, "slice_index", 0) for d in devices})
+  # a mesh axis may take a part of a dimension of a TPU's torus
   if slices == 1:
-    return jax.make_mesh(shape, MESH_AXES, devices=devices).devices
+    return mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
   if shape[0] % slices:
     raise ConfigError(
       f"config.mesh.data {shape[0]} is not a multiple of the {slices} slices; "

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 
+from pyramid_jax.attention import tiles
 from pyramid_jax.config import ConfigError
 
 GIB = 2**30
@@ -47,7 +48,7 @@ class Chip:
 
 # TPU pages give the interconnect in both directions; `link` is half of it.
 # `slow` is the host's network cards shared by its chips.
-_TPU, _GPU = (512, 1024), (128, 64)
+_TPU, _GPU = tiles.TPU[:2], tiles.GPU.forward[:2]
 CHIPS = {
   chip.name: chip
   for chip in (

@@ -5,6 +5,7 @@ at hand to measure them. The step is taken to last as long as its slowest part;
 `Estimate.serial` is the other end, nothing overlapping.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -181,32 +182,50 @@ def days_alike(run: Run, config: Config, other: Config, target: Target):
 
 
 def by_formula(
-  config: Config, workload: Workload, target: Target, shards: int
+  config: Config, workload: Workload, target: Target
 ) -> tuple[Estimate, flops.Flops]:
   """A step where nothing was compiled: no memory traffic, no activations.
 
   Dense operations on padded rows, with recomputation by the config's remat;
-  attention by kernels on the visited tiles; parameters gathered twice in
-  bfloat16 (three times with remat) and gradients scattered once in float32
-  over `shards` devices.
+  attention by kernels on the visited tiles; parameters gathered in bfloat16
+  for every pass and gradients scattered in float32 over fsdp; activations
+  summed over tensor after attention and MLP of every pass.
   """
-  data, model = config.latents, config.model
+  data, model, mesh = config.latents, config.model, mesh_of(config, target)
   padded = (model, data.latent_tokens, data.text_tokens, data.segments, 0.0)
+  passes = 2 if model.remat == "none" else 3
   dense = flops.training(*padded).dense
-  if model.remat != "none":
-    dense += flops.forward(*padded).dense
-  per_device = data.rows / target.total
+  dense += (passes - 2) * flops.forward(*padded).dense
+  rows = data.rows / target.total
+  visited = rows * workload.visited
   work = flops.Flops(
-    per_device * dense,
-    flops.kernel_attention(model, per_device * workload.visited, train=True),
+    rows * dense, flops.kernel_attention(model, visited, train=True)
   )
-  gathers = 2 if model.remat == "none" else 3
-  gathers *= config.train.microbatches
-  size = make_dit(model).size
-  sent = size * (2 * gathers + 4 * config.train.microbatches)
-  sent *= (shards - 1) / shards
-  fast, slow = (sent, 0.0) if shards <= target.fast else (0.0, sent)
-  replicas = target.total // shards
-  if replicas > 1:
-    slow += between_slices(4 * size / shards, replicas)
+  parameters = make_dit(model).size / mesh["tensor"]
+  times = passes * config.train.microbatches
+  tokens = rows * mesh["tensor"] * (data.latent_tokens + data.text_tokens)
+  layers = model.layers + model.single_layers
+  sums = 2 * passes * layers * 2 * tokens * model.heads * model.head_dim
+  sent = {
+    "fsdp": parameters * (2 * times + 4 * config.train.microbatches),
+    "tensor": 2 * sums,
+    "data": 2 * 4 * parameters / mesh["fsdp"],
+  }
+  fast = slow = 0.0
+  reach = 1  # devices that the axes up to this one join, innermost first
+  for axis in ("tensor", "fsdp", "data"):
+    reach *= mesh[axis]
+    size = sent[axis] * (mesh[axis] - 1) / mesh[axis]
+    if reach > target.fast:
+      slow += size
+    else:
+      fast += size
   return roofline(target.chip, work, math.nan, fast, slow), work
+
+
+def mesh_of(config: Config, target: Target) -> dict[str, int]:
+  """The axes of the config's mesh on a machine."""
+  mesh = dataclasses.asdict(config.mesh)
+  free = [axis for axis, n in mesh.items() if n == -1]
+  rest = math.prod(n for n in mesh.values() if n != -1)
+  return mesh | {axis: target.total // rest for axis in free}

@@ -13,7 +13,6 @@ from pyramid_jax.cost.compile import Compiled, compile_job, devices
 from pyramid_jax.cost.workload import Workload, measure, unit_pairs
 from pyramid_jax.data.sizes import schedule_of
 from pyramid_jax.generate.sizes import sampling_plan
-from pyramid_jax.models.dit import make_dit
 
 
 class Plan(NamedTuple):
@@ -177,13 +176,5 @@ def _changes(config: Config) -> Iterator[tuple[str, Config]]:
 def formula(config: Config, target: Target) -> estimate.Run:
   """A transformer's run where nothing can be compiled; see `by_formula`."""
   workload = measure(config, target.chip.tile)
-  mesh = config.mesh
-  others = mesh.data * mesh.tensor * mesh.sequence
-  shards = mesh.fsdp if mesh.fsdp > 0 else target.total // abs(others)
-  guess, work = estimate.by_formula(config, workload, target, shards)
+  guess, work = estimate.by_formula(config, workload, target)
   return estimate.run(guess, work, config, workload, target)
-
-
-def state_bytes(config: Config, shards: int) -> float:
-  """Bytes of parameters, EMA and AdamW's two moments, split evenly."""
-  return 4 * 4 * make_dit(config.model).size / shards

@@ -15,7 +15,9 @@ from tests.data import random_store, videos
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 TINY = f"config={CONFIGS}/tiny.py"
 SMALL = f"config={tiny.__file__}"
-COMMANDS = ("shapes", "train", "encode", "generate", "convert", "verify")
+COMMANDS = (
+  "shapes", "train", "encode", "generate", "convert", "verify", "plan"
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
