@@ -27,7 +27,7 @@ ALLOWED = {
   "train": TRAINED | {"train"},
   "generate": TRAINED | {"generate"},
   "verify": TRAINED | {"verify"},
-  "cost": TRAINED | {"attention", "train", "generate", "cost"},
+  "cost": TRAINED | {"train", "generate", "cost"},
   "cli": TRAINED | {"train", "generate", "verify", "cost", "cli"},
 }
 FORBIDDEN = {"torch", "tensorflow", "diffusers", "transformers"}
