@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.attention import kernels, packings
+from tests.attention import kernels, packings, streams
 
 
 class TestTPU(kernels.Skipping):
@@ -23,3 +23,9 @@ def test_queries_may_be_fewer_than_the_keys_and_of_gappy_ranges(kernel):
   start, end = packings.key_ranges(segment, frame)
   q, start, end = (x[:, ::7] for x in (qkv[0], start, end))
   kernels.compare(kernel, q, *qkv[1:], start, end)
+
+
+@pytest.mark.parametrize("kernel", [kernels.TPU, kernels.GPU])
+@pytest.mark.parametrize("mesh", [(2, 1, 1, 4), (1, 1, 2, 4)])
+def test_tokens_split_over_devices_attend_as_on_one(kernel, mesh):
+  streams.check(mesh, kernel)
