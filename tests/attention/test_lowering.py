@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from pyramid_jax.attention import attend
 from pyramid_jax.models.pure import REMAT
@@ -31,6 +32,22 @@ def layers(x, remat="none", how="auto"):
   return jax.lax.scan(layer, x, jnp.ones((3, 1), x.dtype))[0].sum()
 
 
+def split_layers(x, heads):
+  """A layer whose rows and tokens lie on devices of a kind yet unknown."""
+  q = jnp.sin(x)[:, :, :heads]
+  text, latent = ((part,) * 3 for part in (q[:, :44], q[:, 44:]))
+  order = jnp.broadcast_to(jnp.arange(300), (2, 300))
+  mesh = AbstractMesh(
+    (2, 4), ("data", "sequence"), axis_types=(AxisType.Auto,) * 2
+  )
+  with jax.sharding.use_abstract_mesh(mesh):
+    out = attend.attend_joint(
+      text, latent, order, order, 0 * order, 0 * order + 300,
+      batch_axes=("data",), token_axis="sequence",
+    )  # fmt: skip
+  return sum(jnp.cos(x).sum() for x in out)
+
+
 def calls(f, platform):
   """How often each kernel is called in the program, by name."""
   x = jax.ShapeDtypeStruct(SHAPE, jnp.bfloat16)
@@ -54,3 +71,18 @@ def test_remat_that_keeps_attention_runs_the_forward_kernel_once(
     assert found.count(name) == rows
   assert found.count(FORWARD[platform]) == forward * rows
   assert len(found) == (forward + 2) * rows
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("heads", [4, 3], ids=["by_heads", "by_queries"])
+def test_tokens_split_over_devices_meet_in_the_kernels(heads, platform):
+  found = calls(
+    jax.grad(functools.partial(split_layers, heads=heads)), platform
+  )
+  each = 1 if heads == 4 else 2  # text and latent queries apart
+  names = [FORWARD[platform], *BACKWARD[platform]]
+  assert found == sorted(names * each)
+
+
+def test_elsewhere_no_kernel_runs():
+  assert not calls(jax.grad(layers), "cpu")
