@@ -58,6 +58,8 @@ def lay_out(row: Row, text: int, latent: int, axis: str, devices: int) -> Row:
   Raises:
     ValueError: a number of tokens that the devices do not divide.
   """
+  if devices == 1:
+    return row
   for name, size in (("text", text), ("latent", latent)):
     if size % devices:
       raise ValueError(

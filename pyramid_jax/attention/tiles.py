@@ -1,14 +1,14 @@
 """Block sizes of the attention kernels: the one table, chip by chip.
 
 TPU. A block of 512 queries does 512 operations for every byte of keys and
-values that it reads, more than a v4, v5e, v5p or 7x can do in the time of
-reading one (166 to 312) and about what a v6e can (560). Blocks of 1024 x 2048
-still compile for all five (2048 x 2048 overflow the memory of v4 and v5e) but
-cover more pairs that the mask forbids, and a row of 18,432 tokens would need
-padding. None of it was timed on a TPU yet.
+values that it reads: a v4, v5e, v5p or 7x needs 166 to 313 to be bound by its
+matrix units, a v6e 560, which no head dim below 256 fills. Blocks up to
+1024 x 2048 compile for all five, 2048 x 2048 overflow the vector memory of v4,
+v5e and v5p; larger ones cover more pairs that the mask forbids. None was timed
+on a TPU.
 
-GPU. The largest blocks at head dim 64 whose kernels use no more registers than
-a thread has, on compute capability 8.0 and 9.0. Not timed on a GPU yet.
+GPU. The largest blocks at head dim 64 whose registers do not spill on compute
+capability 8.0 and 9.0. None was timed on a GPU.
 """
 
 from typing import NamedTuple

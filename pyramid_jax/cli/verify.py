@@ -26,7 +26,7 @@ flags.DEFINE_list(
   "mesh", [], "Devices an axis, as data=2,tensor=2; by default one device."
 )
 flags.DEFINE_enum(
-  "attention", "auto", ["auto", "xla", "dense"], "Implementation."
+  "attention", "auto", ["auto", "xla", "tpu", "gpu", "dense"], "Implementation."
 )
 flags.DEFINE_float(
   "tolerance", None, "One limit for all arrays, in place of each kind's own."

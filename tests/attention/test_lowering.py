@@ -6,14 +6,16 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from pyramid_jax.attention import attend
 from pyramid_jax.models.pure import REMAT
 
-FORWARD = {"tpu": "splash_mha_fwd", "cuda": "range_attention_forward"}
+CHIPS = {"tpu": "TPU v5 lite", "gpu": "NVIDIA H100 80GB HBM3", "cpu": "cpu"}
+FORWARD = {"tpu": "splash_mha_fwd", "gpu": "range_attention_forward"}
 BACKWARD = {
   "tpu": ("splash_mha_dq", "splash_mha_dkv"),
-  "cuda": ("range_attention_grad_query", "range_attention_grad_key"),
+  "gpu": ("range_attention_grad_query", "range_attention_grad_key"),
 }
 SHAPE = (2, 300, 4, 64)
 
@@ -31,10 +33,31 @@ def layers(x, remat="none", how="auto"):
   return jax.lax.scan(layer, x, jnp.ones((3, 1), x.dtype))[0].sum()
 
 
-def calls(f, platform):
+def split_layer(x, heads):
+  """A layer whose tokens lie on the devices of the mesh."""
+  q = jnp.sin(x)[:, :, :heads]
+  text, latent = ((part,) * 3 for part in (q[:, :44], q[:, 44:]))
+  order = jnp.broadcast_to(jnp.arange(300), (2, 300))
+  out = attend.attend_joint(
+    text, latent, order, order, 0 * order, 0 * order + 300,
+    batch_axes=("data",), token_axis="sequence",
+  )  # fmt: skip
+  return sum(jnp.cos(x).sum() for x in out)
+
+
+def calls(f, platform, mesh=(1, 1)):
   """How often each kernel is called in the program, by name."""
   x = jax.ShapeDtypeStruct(SHAPE, jnp.bfloat16)
-  program = jax.jit(f).trace(x).lower(lowering_platforms=(platform,))
+  devices = AbstractMesh(
+    mesh,
+    ("data", "sequence"),
+    axis_types=(AxisType.Auto,) * 2,
+    abstract_device=AbstractDevice(CHIPS[platform], None, platform),
+  )
+  with jax.sharding.use_abstract_mesh(devices):
+    traced = jax.jit(f).trace(x)
+    lowering = "cuda" if platform == "gpu" else platform
+    program = traced.lower(lowering_platforms=(lowering,))
   found = re.findall(
     r'kernel_name = "(\w+?)(?:_no_residuals|_residuals)?"|name = "(range_\w+)"',
     program.as_text(),
@@ -42,7 +65,7 @@ def calls(f, platform):
   return sorted(a or b for a, b in found)
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
 @pytest.mark.parametrize("remat", ["none", "attention", "layer"])
 def test_remat_that_keeps_attention_runs_the_forward_kernel_once(
   remat, platform
@@ -54,3 +77,17 @@ def test_remat_that_keeps_attention_runs_the_forward_kernel_once(
     assert found.count(name) == rows
   assert found.count(FORWARD[platform]) == forward * rows
   assert len(found) == (forward + 2) * rows
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+@pytest.mark.parametrize("heads", [4, 3], ids=["by_heads", "by_queries"])
+def test_tokens_split_over_devices_meet_in_the_kernels(heads, platform):
+  layer = functools.partial(split_layer, heads=heads)
+  found = calls(jax.grad(layer), platform, mesh=(2, 4))
+  each = 1 if heads == 4 else 2  # text and latent queries apart
+  names = [FORWARD[platform], *BACKWARD[platform]]
+  assert found == sorted(names * each)
+
+
+def test_elsewhere_no_kernel_runs():
+  assert not calls(jax.grad(layers), "cpu")

@@ -13,7 +13,10 @@ from tests.train.test_loop import store, whole  # noqa: F401  fixtures
 # ruff: noqa: F811  pytest hands fixtures over by name
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 2, 4)])
+@pytest.mark.parametrize(
+  "shape",
+  [(8, 1, 1), (1, 2, 4), (2, 1, 1, 4), (1, 2, 2, 2), (1, 1, 2, 4)],
+)
 def test_a_mesh_gives_the_loss_of_one_device(store, one_device, shape):
   config = small_run.config(store)
   config = dataclasses.replace(config, mesh=MeshConfig(*shape))
