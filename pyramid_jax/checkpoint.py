@@ -265,7 +265,7 @@ FREE = tuple(
   f"config.{name}"
   for name in ("latents.workers", "videos.workers", "model.dtype",
                "model.attention",
-               "model.remat", "vae.dtype", "vae.remat")
+               "model.remat", "vae.dtype", "vae.remat", "vae_loss.lpips")
 )  # fmt: skip
 
 
