@@ -46,23 +46,24 @@ def layers(q, k, v, start, end, grad):
   """Gradients of a scan of layers, the tokens of a row on several chips."""
   order = jnp.broadcast_to(jnp.arange(TOKENS, dtype=jnp.int32), start.shape)
 
-  def layer(x, weight):
-    q = jnp.sin(x * weight)
+  def layer(carry, weight):
+    q, k, v = (jnp.sin(x * weight) for x in carry)
     streams = ((q[:, :TEXT], k[:, :TEXT], v[:, :TEXT]),
                (q[:, TEXT:], k[:, TEXT:], v[:, TEXT:]))  # fmt: skip
     parts = attend_joint(
       *streams, order, order, start, end,
       batch_axes=("data",), token_axis="sequence",
     )  # fmt: skip
-    return jnp.cos(jnp.concatenate(parts, 1)), None
+    return (jnp.concatenate(parts, 1), k, v), None
 
   layer = jax.checkpoint(layer, policy=REMAT["attention"], prevent_cse=False)
-  run = lambda q: jax.lax.scan(layer, q, jnp.ones((LAYERS, 1), q.dtype))[0]
-  return jax.vjp(run, q)[1](grad)
+  weights = jnp.ones((LAYERS, 1), q.dtype)
+  run = lambda *qkv: jax.lax.scan(layer, qkv, weights)[0][0]
+  return jax.vjp(run, q, k, v)[1](grad)
 
 
 def compile_on(topology: str, program, sequence: int = 1):
-  """The compiled program, its device kind and the seconds it took."""
+  """The lowered and the compiled program, the device kind and the seconds."""
   devices = topologies.get_topology_desc(
     platform="tpu", topology_name=topology
   ).devices
@@ -79,15 +80,16 @@ def compile_on(topology: str, program, sequence: int = 1):
   with jax.set_mesh(mesh):
     began = time.perf_counter()
     traced = jax.jit(program).trace(x, x, x, end, end, x)
-    compiled = traced.lower(lowering_platforms=("tpu",)).compile()
-  return compiled, devices[0].device_kind, time.perf_counter() - began
+    lowered = traced.lower(lowering_platforms=("tpu",))
+    compiled = lowered.compile()
+  seconds = time.perf_counter() - began
+  return lowered, compiled, devices[0].device_kind, seconds
 
 
 def calls(text: str) -> dict[str, int]:
-  """How often each kernel is called in a compiled program."""
+  """How often each kernel is called in a lowered program."""
   return {
-    name: len(re.findall(rf"%{name}\S* = [^\n]*custom-call\(", text))
-    for name in KERNELS
+    name: len(re.findall(f'kernel_name = "{name}', text)) for name in KERNELS
   }
 
 
@@ -95,9 +97,9 @@ def main(names: list[str]) -> int:
   wrong = 0
   for name in names or TOPOLOGIES:
     for program, sequence in ((one_row, 1), (layers, 2)):
-      compiled, kind, seconds = compile_on(name, program, sequence)
+      lowered, compiled, kind, seconds = compile_on(name, program, sequence)
       memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
-      found = calls(compiled.as_text())
+      found = calls(lowered.as_text())
       wrong += any(count != 1 for count in found.values())
       print(
         f"{name} ({kind}), {program.__name__}: compiled in {seconds:.1f} s, "

@@ -10,7 +10,7 @@ from pyramid_jax.attention.tiles import GPUTile, TPUTiles
 from tests.attention import packings
 
 J = 512
-TILES = [(64, 64), (32, 128), (128, 32)]
+TILES = [(64, 64), (32, 128)]
 
 
 def packed(seed):

@@ -19,7 +19,7 @@ class TestXLA(kernels.RangeAttention):
   kernel = in_chunks(128)
 
 
-@pytest.mark.parametrize("chunk", [16, 70, 512])
+@pytest.mark.parametrize("chunk", [16, 70])
 def test_the_chunk_does_not_matter(chunk):
   segment, frame, *qkv = packings.rows()
   start, end = packings.key_ranges(segment, frame)
