@@ -95,22 +95,29 @@ def sharding(mesh: Mesh, *names: str | None) -> NamedSharding:
   return NamedSharding(mesh, spec(names))
 
 
-def tree_shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
-  """Shardings for a tree of arrays from a like tree of logical axis names.
+def dividing_spec(
+  mesh: Any, shape: tuple[int, ...], names: tuple[str | None, ...]
+) -> PartitionSpec:
+  """`spec`; a dimension that its mesh axes do not divide stays whole.
 
-  A dimension that its mesh axes do not divide stays whole: a tiny model runs
-  on the mesh of a large one.
+  So a tiny model runs on the mesh of a large one. (The compiler could split
+  such a dimension unevenly, but with several axes its gradients were wrong.)
   """
+  chosen = []
+  for size, part in zip(shape, spec(names), strict=True):
+    axes = (part,) if isinstance(part, str) else part or ()
+    split = int(np.prod([mesh.shape[a] for a in axes]))
+    chosen.append(part if size % split == 0 else None)
+  return PartitionSpec(*chosen)
 
-  def one(shape, names):
-    parts = []
-    for size, part in zip(shape.shape, spec(names), strict=True):
-      axes_of_part = (part,) if isinstance(part, str) else part or ()
-      split = int(np.prod([mesh.shape[a] for a in axes_of_part]))
-      parts.append(part if size % split == 0 else None)
-    return NamedSharding(mesh, PartitionSpec(*parts))
 
-  return jax.tree.map(one, shapes, axes)
+def tree_shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
+  """Shardings for a tree of arrays from a like tree of logical axis names."""
+  return jax.tree.map(
+    lambda x, names: NamedSharding(mesh, dividing_spec(mesh, x.shape, names)),
+    shapes,
+    axes,
+  )
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -118,7 +125,9 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
-  return jax.lax.with_sharding_constraint(x, spec(names))
+  return jax.lax.with_sharding_constraint(
+    x, dividing_spec(mesh, x.shape, names)
+  )
 
 
 def parts(name: str) -> int:

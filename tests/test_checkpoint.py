@@ -109,7 +109,7 @@ def test_every_setting_that_differs_is_named(tmp_path):
     f"{tmp_path} was trained with other settings (its -> now): ",
     "config.seed: 3 -> 4; ",
     "config.model.heads: 24 -> 8; ",
-    "config.latents.sources: () -> (Source(path='b', weight=1.0),); ",
+    "config.latents.sources: () -> (Source(path='b', weight=1.0, ",
     "config.latents.rows: 8 -> 4. Use the same ones, or another --workdir.",
   ):
     assert part in str(error.value)
