@@ -12,6 +12,7 @@ does not fit says so in its line. `--tiny` runs everything small, anywhere.
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -20,6 +21,34 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import jax  # noqa: E402  the parent process asks for no device
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.tree_util import Partial  # noqa: E402
+
+from pyramid_jax import config as c  # noqa: E402
+from pyramid_jax import sharding  # noqa: E402
+from pyramid_jax.attention.attend import attend  # noqa: E402
+from pyramid_jax.attention.ranges import key_ranges  # noqa: E402
+from pyramid_jax.cost import chips  # noqa: E402
+from pyramid_jax.cost.workload import (  # noqa: E402
+  measure,
+  model_flops,
+  open_store,
+)
+from pyramid_jax.data.latents import NullPrompt  # noqa: E402
+from pyramid_jax.data.packing import Planner  # noqa: E402
+from pyramid_jax.data.rows import TokenSpec, pack_row, segment  # noqa: E402
+from pyramid_jax.data.sizes import schedule_of  # noqa: E402
+from pyramid_jax.flow.sampler import generate_units  # noqa: E402
+from pyramid_jax.generate.sizes import sampling_plan  # noqa: E402
+from pyramid_jax.models.dit import make_dit  # noqa: E402
+from pyramid_jax.models.pure import pure  # noqa: E402
+from pyramid_jax.models.t5 import T5  # noqa: E402
+from pyramid_jax.models.vae import VAE  # noqa: E402
+from pyramid_jax.train import dit, state  # noqa: E402
+
 PARTS = ("attention", "train", "generate")
 REPEATS = 10
 LATENT, TEXT = 14336, 2048  # tokens of a row, 16,384 together
@@ -54,8 +83,6 @@ def cases(parts: list[str]) -> list[dict]:
 
 def config_of(case: dict, tiny: bool):
   """The config of a case."""
-  from pyramid_jax import config as c
-
   model = c.DiTConfig(
     remat=case.get("remat", "attention"),
     attention=case.get("attention", "auto"),
@@ -91,17 +118,9 @@ def config_of(case: dict, tiny: bool):
 
 def random_rows(config):
   """A batch as a run packs it, of random clips and prompts."""
-  import numpy as np
-
-  from pyramid_jax.config import Source
-  from pyramid_jax.cost.workload import open_store
-  from pyramid_jax.data.latents import NullPrompt
-  from pyramid_jax.data.packing import Planner
-  from pyramid_jax.data.rows import TokenSpec, pack_row, segment
-
   rng, model = np.random.default_rng(0), config.model
   normal = lambda *shape: rng.standard_normal(shape, np.float32)
-  source = Source()
+  source = c.Source()
   data = dataclasses.replace(config.latents, sources=(source,))
   store = open_store(source, config, 0)
   planner = Planner([store], data, config.flow, model.patch, 0)
@@ -126,7 +145,6 @@ def random_rows(config):
 
 def random_params(shapes, dtype: str, places=None):
   """Small normal values, drawn on the device."""
-  import jax
 
   def draw(key):
     leaves, tree = jax.tree.flatten(shapes)
@@ -141,8 +159,6 @@ def random_params(shapes, dtype: str, places=None):
 
 def seconds(run, repeats: int = REPEATS) -> dict[str, float]:
   """Median, least and most of several calls, after one that compiles."""
-  import jax
-
   jax.block_until_ready(run())
   taken = []
   for _ in range(repeats):
@@ -157,19 +173,12 @@ def seconds(run, repeats: int = REPEATS) -> dict[str, float]:
 
 def attention(case: dict, tiny: bool) -> dict:
   """Forward and backward of one row, and the error against float64."""
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-
-  from pyramid_jax.attention.attend import attend
-  from pyramid_jax.attention.ranges import key_ranges
-
   config = config_of(case, tiny)
   row = {k: x[0] for k, x in random_rows(config).items()}
   order = row["joint"]
-  segment = np.concatenate([row["text_segment"], row["segment"]])[order]
+  number = np.concatenate([row["text_segment"], row["segment"]])[order]
   frame = np.concatenate([np.zeros_like(row["text_segment"]), row["frame"]])
-  start, end = key_ranges(segment[None], frame[order][None])
+  start, end = key_ranges(number[None], frame[order][None])
   shape = (1, len(order), config.model.heads, config.model.head_dim)
   q, k, v, grad = (
     jax.random.normal(key, shape, case["dtype"])
@@ -211,8 +220,6 @@ def attention(case: dict, tiny: bool) -> dict:
 
 def attention_error(out, q, k, v, start, end) -> float:
   """Largest error of some queries against float64, by their largest value."""
-  import numpy as np
-
   q, k, v, out = (np.asarray(x[0], np.float64) for x in (q, k, v, out))
   worst = largest = 0.0
   for i in np.linspace(0, len(q) - 1, 64).astype(int):
@@ -230,16 +237,8 @@ def attention_error(out, q, k, v, start, end) -> float:
 
 def train(case: dict, tiny: bool) -> dict:
   """The training step."""
-  import jax
-
-  from pyramid_jax import sharding
-  from pyramid_jax.config import MeshConfig
-  from pyramid_jax.cost import chips
-  from pyramid_jax.cost.workload import measure, model_flops
-  from pyramid_jax.train import dit, state
-
   config = config_of(case, tiny)
-  mesh, program = sharding.make_mesh(MeshConfig()), dit.make_program(config)
+  mesh, program = sharding.make_mesh(c.MeshConfig()), dit.make_program(config)
   with jax.set_mesh(mesh):
     params = random_params(
       program.model.shapes, "float32", program.shardings(mesh).params
@@ -268,17 +267,14 @@ def train(case: dict, tiny: bool) -> dict:
 
 def generate(case: dict, tiny: bool) -> dict:
   """A clip with guidance: T5, transformer and VAE, one after the other."""
-  from pyramid_jax.config import PRESETS, GenerateConfig
-  from pyramid_jax.generate.sizes import sampling_plan
-
   config = config_of(case, tiny)
-  sizes = PRESETS[case["preset"]] | {"frames": 24 * case["seconds"] + 1}
+  sizes = c.PRESETS[case["preset"]] | {"frames": 24 * case["seconds"] + 1}
   if tiny:
     sizes |= {
       "height": 64, "width": 64, "frames": 17, "steps": (2,) * 3,
       "video_steps": (2,) * 3,
     }  # fmt: skip
-  plan = sampling_plan(config, GenerateConfig(**sizes), config.vae)
+  plan = sampling_plan(config, c.GenerateConfig(**sizes), config.vae)
   text = encode_text(config, tiny)
   transformer, latents = sample(config, plan)
   return {"text": text, "transformer": transformer} | {
@@ -288,16 +284,9 @@ def generate(case: dict, tiny: bool) -> dict:
 
 def encode_text(config, tiny: bool) -> dict[str, float]:
   """T5 on the two prompts of guidance."""
-  import jax
-  import numpy as np
-
-  from pyramid_jax.config import T5Config
-  from pyramid_jax.models.pure import pure
-  from pyramid_jax.models.t5 import T5
-
-  sizes = T5Config()
+  sizes = c.T5Config()
   if tiny:
-    sizes = T5Config(
+    sizes = c.T5Config(
       layers=1, width=16, heads=2, hidden=16, head_dim=8, vocabulary=32
     )
   model = pure(lambda rngs: T5(sizes, rngs=rngs))
@@ -310,14 +299,6 @@ def encode_text(config, tiny: bool) -> dict[str, float]:
 
 def sample(config, plan) -> tuple[dict[str, float], list]:
   """All units of a clip; also its latents."""
-  import jax
-  import jax.numpy as jnp
-  from jax.tree_util import Partial
-
-  from pyramid_jax.data.sizes import schedule_of
-  from pyramid_jax.flow.sampler import generate_units
-  from pyramid_jax.models.dit import make_dit
-
   model, rows = make_dit(config.model), (2, config.text.max_tokens)
   velocity = Partial(model.apply, random_params(model.shapes, "bfloat16"))
   text = {
@@ -337,11 +318,6 @@ def sample(config, plan) -> tuple[dict[str, float], list]:
 
 def decode(config, latents: list) -> dict[str, float]:
   """The VAE, unit by unit."""
-  import jax
-
-  from pyramid_jax.models.pure import pure
-  from pyramid_jax.models.vae import VAE
-
   vae = pure(lambda rngs: VAE(config.vae, rngs=rngs))
   params = random_params(vae.shapes, "bfloat16")
   chunk = jax.jit(
@@ -359,10 +335,6 @@ def decode(config, latents: list) -> dict[str, float]:
 
 def run(case: dict, tiny: bool) -> dict:
   """One case in this process."""
-  import importlib.metadata
-
-  import jax
-
   device = jax.devices()[0]
   line = {
     "device": device.device_kind,

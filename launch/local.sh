@@ -6,7 +6,12 @@
 # one). Ends when all have ended, with the first exit code that is not 0; a
 # SIGTERM goes to all of them.
 set -uo pipefail
-count="$1"
+count="${1:-}"
+if ! [[ "$count" =~ ^[1-9][0-9]*$ ]]; then
+  echo "launch/local.sh: ${count:-nothing} is no number of processes; give it" \
+    "first, then the flags of pyramid-train." >&2
+  exit 2
+fi
 shift
 if [ -z "${PORT:-}" ]; then
   PORT=$(python3 -c 'import socket

@@ -20,7 +20,6 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   # activations
   "batch": ("data", "fsdp"),  # rows of tokens, clips of video
   "tokens": "sequence",
-  "time": "sequence",
   "space": "sequence",  # height of a clip of pixels or latents
   "segments": None,
   # parameters

@@ -37,7 +37,9 @@ flags.DEFINE_bool(
   "quick", False, "Compile in less time; the memory may be overestimated."
 )
 flags.DEFINE_bool("markdown", False, "Print tables in Markdown.")
-flags.DEFINE_float("hbm_gib", None, "Limit in place of the chip's memory.")
+flags.DEFINE_float(
+  "hbm_gib", None, "Limit in place of the chip's memory.", lower_bound=1e-6
+)
 flags.DEFINE_list(
   "stages", [], "Config files of the curriculum's other stages: their days."
 )

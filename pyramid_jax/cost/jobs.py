@@ -57,6 +57,7 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
     ConfigError: settings that make no run, or rows that the mesh cannot split.
   """
   if config.kind == "dit":
+    dit.check_row(config, mesh.devices.flat[0].platform)
     program = dit.make_program(config)
     rows = config.latents.rows
     return [_step("training step", program, mesh, row_batch(config), rows)]

@@ -89,19 +89,32 @@ def one_slice(config: Config, slices: int) -> Config:
     ConfigError: a data axis or rows that the slices do not divide.
   """
   data, rows = config.mesh.data, config.latents.rows
+  phases = config.videos.phases
   if data != -1 and data % slices:
     raise ConfigError(
       f"config.mesh.data {data} is not a multiple of --slices={slices}: only "
       "the data axis crosses slices."
     )
-  if rows % slices:
-    raise ConfigError(
-      f"config.latents.rows {rows} is not a multiple of --slices={slices}."
-    )
+  batches = {"latents.rows": [rows]}
+  if config.kind == "vae":
+    batches = {"videos.phases[].batch": [p.batch for p in phases]}
+  for name, sizes in batches.items():
+    for size in sizes:
+      if size % slices:
+        raise ConfigError(
+          f"config.{name} {size} is not a multiple of --slices={slices}; "
+          f"nearest: {-(-size // slices) * slices}."
+        )
   axis = data if data == -1 else data // slices
   mesh = dataclasses.replace(config.mesh, data=axis)
   config = dataclasses.replace(config, mesh=mesh)
-  return jobs.with_rows(config, rows // slices)
+  if config.kind == "dit":
+    return jobs.with_rows(config, rows // slices)
+  phases = tuple(
+    dataclasses.replace(p, batch=p.batch // slices) for p in phases
+  )
+  videos = dataclasses.replace(config.videos, phases=phases)
+  return dataclasses.replace(config, videos=videos)
 
 
 def _plan(config, target, mesh, workload, job, compiled, generate) -> Plan:

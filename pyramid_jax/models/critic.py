@@ -69,7 +69,7 @@ def decode(
   return pixels, lambda slope: pull(slope)[0]
 
 
-def likelihood_loss(
+def nll_loss(
   decoded_BTHWC: jax.Array,
   log_variance: jax.Array | float,
   x_BTHWC: jax.Array,
@@ -98,23 +98,21 @@ def vae_loss(
 ) -> tuple[jax.Array, Terms]:
   """The VAE's loss, and its terms by name.
 
-  Terms: likelihood, pixel, kl; with LPIPS perceptual; with a discriminator
-  adversarial and adversarial_weight, which has no gradient. `log_variance` is
-  the config's unless it is to be differentiated.
+  Terms: nll (negative log-likelihood), pixel, kl; with LPIPS perceptual; with a
+  discriminator adversarial and adversarial_weight, which has no gradient.
+  `log_variance` is the config's unless it is to be differentiated.
   """
-  likelihood = functools.partial(
-    likelihood_loss, x_BTHWC=x_BTHWC, config=config, distance=judges.distance
+  nll = functools.partial(
+    nll_loss, x_BTHWC=x_BTHWC, config=config, distance=judges.distance
   )
   if log_variance is None:
     log_variance = config.log_variance
   given = decoded_BTHWC, jnp.asarray(log_variance, jnp.float32)
   kl = kl_loss(posterior)
   if judges.logits is None:
-    value, terms = likelihood(*given)
-    return value + config.kl * kl, {"likelihood": value, **terms, "kl": kl}
-  (value, terms), slopes = jax.value_and_grad(likelihood, (0, 1), has_aux=True)(
-    *given
-  )
+    value, terms = nll(*given)
+    return value + config.kl * kl, {"nll": value, **terms, "kl": kl}
+  (value, terms), slopes = jax.value_and_grad(nll, (0, 1), has_aux=True)(*given)
   adversarial, weight, slope = _adversarial(
     decoded_BTHWC, slopes[0], config, judges
   )
@@ -123,7 +121,7 @@ def vae_loss(
     value + part * adversarial, given, (slopes[0] + part * slope, slopes[1])
   )
   return total + config.kl * kl, {
-    "likelihood": value,
+    "nll": value,
     **terms,
     "kl": kl,
     "adversarial": adversarial,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pyramid_jax.attention import tpu
 from pyramid_jax.config import Config, ConfigError
 from pyramid_jax.data.sizes import schedule_of
 from pyramid_jax.flow import objective
@@ -90,6 +91,20 @@ def make_step(
     }
 
   return step
+
+
+def check_row(config: Config, platform: str):
+  """Refuses rows that attention on a platform cannot take.
+
+  Raises:
+    ConfigError: with the limit and what to do.
+  """
+  data = config.latents
+  if platform == "tpu" and config.model.attention in ("auto", "tpu"):
+    try:
+      tpu.check_length(data.latent_tokens + data.text_tokens)
+    except ValueError as error:
+      raise ConfigError(str(error)) from error
 
 
 def make_program(config: Config) -> Program:

@@ -154,7 +154,7 @@ def _compare_generator(file, report: Report, networks, program, run: str):
     "total_loss": value,
     "logvar": file["param/logvar"],
     "kl_loss": terms["kl"],
-    "nll_loss": terms["likelihood"],
+    "nll_loss": terms["nll"],
     "rec_loss": terms["pixel"],
     "perception_loss": terms["perceptual"],
     "d_weight": terms["adversarial_weight"],

@@ -154,3 +154,14 @@ def test_every_launcher_starts_the_same_command_with_flags_that_it_has():
     )  # fmt: skip
     assert '"$@"' in start or "$arguments" in start
     assert flags_of(start) <= known and flags_of(start)
+
+
+@pytest.mark.parametrize("arguments", [[], ["two"], ["--config=a.py"]])
+def test_the_local_script_asks_for_a_number_of_processes(arguments):
+  result = subprocess.run(
+    ["bash", str(LAUNCH / "local.sh"), *arguments],
+    capture_output=True,
+    text=True,
+  )
+  assert result.returncode == 2
+  assert "is no number of processes; give it first" in result.stderr

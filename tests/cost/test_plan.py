@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pyramid_jax import sharding
-from pyramid_jax.config import Config, from_dict
-from pyramid_jax.cost import jobs
+from pyramid_jax.config import Config, ConfigError, from_dict
+from pyramid_jax.cost import jobs, plan
 from pyramid_jax.cost.compile import tree_bytes
 from pyramid_jax.data import pipeline
 from pyramid_jax.data.packing import Planner
@@ -91,3 +91,18 @@ def test_both_transformers_learn_a_stage_from_the_same_rows(stage):
   tokens = one.latents.latent_tokens + one.latents.text_tokens
   assert tokens % 512 == 0 and tokens <= 32768
   assert np.isclose(sum(s.weight for s in one.latents.sources), 1)
+
+
+def test_a_slice_takes_its_share_of_the_clips_of_a_vae():
+  settings = tiny.get_config("vae").to_dict()
+  phase = settings["videos"]["phases"][0]
+  settings["videos"]["phases"] = [dict(phase, batch=b) for b in (4, 2)]
+  settings["mesh"] = dict(data=2)
+  config = from_dict(Config, settings)
+  local = plan.one_slice(config, 2)
+  assert [p.batch for p in local.videos.phases] == [2, 1]
+  assert local.mesh.data == 1
+  settings["mesh"] = dict(data=-1)
+  config = from_dict(Config, settings)
+  with pytest.raises(ConfigError, match=r"batch 4 is not a .*=3; nearest: 6"):
+    plan.one_slice(config, 3)

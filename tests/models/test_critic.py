@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pyramid_jax.config import AdversaryConfig, VAEConfig, VAELossConfig
+from pyramid_jax.config import AdversaryConfig, VAELossConfig
 from pyramid_jax.convert.models import DISCRIMINATOR
 from pyramid_jax.models import critic
 from pyramid_jax.models.pure import pure
 from pyramid_jax.models.vae import VAE, Posterior
 from tests.convert.test_critic import PARTS
+from tests.models.test_vae import TINY
 from tests.reference import load, max_error
 
 
@@ -67,21 +68,9 @@ def test_equal_and_empty_images_have_no_distance_and_no_wild_gradient():
   assert value == 0 and not np.asarray(slope).any()
 
 
-VAE_CONFIG = VAEConfig(
-  channels=(4, 4),
-  encoder_blocks=1,
-  decoder_blocks=1,
-  latent_channels=2,
-  groups=2,
-  down_space=(True, False),
-  down_time=(True, False),
-  dtype="float32",
-)
-
-
 def test_a_discriminator_weighs_as_much_as_the_rest_at_the_last_layer():
   factor = 0.7
-  model = pure(lambda rngs: VAE(VAE_CONFIG, rngs=rngs))
+  model = pure(lambda rngs: VAE(TINY, rngs=rngs))
   params = model.init(0)
   rng = np.random.default_rng(0)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)

@@ -1,11 +1,14 @@
 """The transformer's step: the released loss, any mesh, any microbatches."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from pyramid_jax import sharding
-from pyramid_jax.config import MeshConfig
+from pyramid_jax.config import ConfigError, MeshConfig
+from pyramid_jax.train import dit
 from pyramid_jax.train.dit_task import make_task
 from tests.data import random_store
 from tests.train import small_run
@@ -89,3 +92,15 @@ def test_a_non_finite_loss_changes_no_weight_and_is_counted(store):
   assert int(after.last_skipped) == 0
   for a, b in ((state.params, after.params), (state.opt, after.opt)):
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_rows_too_long_for_a_tpu_are_told_before_anything_runs():
+  config = small_run.config("none")
+  data = dataclasses.replace(
+    config.latents, latent_tokens=32_000, text_tokens=769
+  )
+  long = dataclasses.replace(config, latents=data)
+  dit.check_row(long, "gpu")
+  dit.check_row(config, "tpu")
+  with pytest.raises(ConfigError, match="a row of 32769 tokens, .* the 32768 "):
+    dit.check_row(long, "tpu")

@@ -119,7 +119,7 @@ def test_a_batch_in_parts_gives_the_discriminator_the_same_gradient(
         state, batch, jax.random.key(0), **task.frozen
       )
     reported.append(jax.device_get(metrics))
-  for key in ("likelihood", "discriminator", "adversary_grad_norm"):
+  for key in ("nll", "discriminator", "adversary_grad_norm"):
     # float32 sums in another order
     np.testing.assert_allclose(
       reported[0][key], reported[1][key], rtol=1e-4, err_msg=key

@@ -114,7 +114,7 @@ def test_a_mesh_gives_the_steps_of_one_device_and_of_a_batch_in_parts(
       batch = sharding.place_batch(mesh, next(batches), 8)
       state, metrics = step(state, batch, jax.random.key(config.seed))
       assert metrics.keys() == {
-        "loss", "likelihood", "pixel", "kl", "grad_norm",
+        "loss", "nll", "pixel", "kl", "grad_norm",
       }  # fmt: skip
       for key, value in metrics.items():
         # float32 sums in another order, and an optimizer step after them
