@@ -1,11 +1,12 @@
 """What the curriculum costs on four machines: makes docs/scale.md.
 
   python benchmarks/scale.py --compile=8   # plans up to 8 cells more, quickly
+  python benchmarks/scale.py --compile=8 --platform=cuda
   python benchmarks/scale.py               # writes the document again
 
-Every cell that a compiler can answer is compiled by `pyramid-plan` and kept in
-docs/scale.json; delete an entry to have it made again. A cell takes minutes on
-two cores. GPUs are estimated by formula: their compiler is an own environment.
+Every cell is compiled by `pyramid-plan` and kept in docs/scale.json; delete an
+entry to have it made again. A cell takes minutes on two cores. TPUs need
+"jax[tpu]", GPUs "jax[cuda13]" or "jax[cuda12]", no device.
 """
 
 import argparse
@@ -42,8 +43,8 @@ def read(model: str, stage: str, mesh=None) -> Config:
   )
 
 
-def compile_cells(most: int) -> None:
-  """Compiles up to `most` cells that are not kept yet."""
+def compile_cells(most: int, platform: str) -> None:
+  """Compiles up to `most` cells of a platform that are not kept yet."""
   from pyramid_jax.cost import plan
 
   cells = [
@@ -51,7 +52,7 @@ def compile_cells(most: int) -> None:
     for model in MODELS
     for stage in reversed(STAGES)
     for machine in MACHINES
-    if chips.target(MACHINES[machine][0]).platform == "tpu"
+    if chips.target(MACHINES[machine][0]).platform == platform
   ]
   for model, stage, machine in cells:
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
@@ -246,9 +247,8 @@ for that machine (`pyramid-plan --quick`) and operations, HBM traffic and
 exchanges are those of the compiled program. A star marks a time by formula
 alone: dense operations on padded rows with recomputation, attention kernels on
 the tiles they visit, exchanges of parameters, gradients and activations; no
-HBM traffic, and no answer whether it fits. TPU rows that are compiled:
-{{kept}} of {{all}}; the others are not done yet. GPU rows are not compiled:
-that needs JAX's CUDA plugin.
+HBM traffic, and no answer whether it fits. Rows that are compiled: {{kept}} of
+{{all}}.
 
 Hours reach from all overlapping to nothing overlapping, with efficiencies that
 are assumed, not measured, as shares of the published peaks:
@@ -282,7 +282,7 @@ def write() -> None:
   kept = len(json.loads(KEPT.read_text())) if KEPT.exists() else 0
   values = {
     "kept": kept,
-    "all": 2 * len(MODELS) * len(STAGES),
+    "all": len(MACHINES) * len(MODELS) * len(STAGES),
     "efficiency": estimate.Efficiency(),
     "tables": tables(),
     "longest": f"{longest(UNITS[-1]):,}",
@@ -298,10 +298,11 @@ def main():
   """Compiles what is asked, then writes the document."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--compile", type=int, default=0, help="cells at most")
+  parser.add_argument("--platform", default="tpu", choices=["tpu", "cuda"])
   asked = parser.parse_args()
   prepare(chips.target("v5p:4x4x4"))
   if asked.compile:
-    compile_cells(asked.compile)
+    compile_cells(asked.compile, asked.platform)
   write()
 
 

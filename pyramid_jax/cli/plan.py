@@ -47,7 +47,10 @@ flags.DEFINE_list(
 
 def prepare(target):
   """What compilers without a device want to find, before JAX starts."""
-  os.environ["JAX_PLATFORMS"] = "cpu"
+  import jax
+
+  # not by the environment: a config file may have imported JAX already
+  jax.config.update("jax_platforms", "cpu")
   if target.platform == "cpu":
     count = f"--xla_force_host_platform_device_count={target.devices}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}"
