@@ -46,8 +46,8 @@ class Chip:
   devices: int = 1
 
 
-# TPU pages give the interconnect in both directions; `link` is half of it.
-# `slow` is the host's network cards shared by its chips.
+# Where a page gives the interconnect in both directions (v5p, tpu7x), `link` is
+# half of it. `slow` is the host's network cards shared by its chips.
 _TPU, _GPU = tiles.TPU[:2], tiles.GPU.forward[:2]
 CHIPS = {
   chip.name: chip
