@@ -72,6 +72,52 @@ class Timeline:
   picks: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """What a file holds: frames a second, their number and size in pixels."""
+
+  fps: float
+  frames: int
+  height: int
+  width: int
+
+  def __str__(self) -> str:
+    return (
+      f"{self.frames} frames of {self.height} x {self.width} at "
+      f"{self.fps:g} a second"
+    )
+
+
+def read_format(path: str | pathlib.Path) -> Format:
+  """Reads what a video holds from its packets, without decoding.
+
+  The rate is that of the times at which its frames are shown.
+
+  Raises:
+    BadVideo: the packets are damaged, or fewer than the file announces.
+  """
+  with damage.bad_video(), _open(path) as (_, stream):
+    base, guess = stream.time_base, float(stream.guessed_rate or 1)
+    height, width = stream.height, stream.width
+  pts = read_timeline(path, guess).pts
+  fps = (
+    float((len(pts) - 1) / ((pts[-1] - pts[0]) * base)) if pts[1:] else guess
+  )
+  return Format(round(fps, 3), len(pts), height, width)
+
+
+def read_frames(path: str | pathlib.Path) -> np.ndarray:
+  """All frames of a video as they are, uint8 [T, H, W, 3].
+
+  Raises:
+    BadVideo: damaged, truncated or empty; no video stream.
+  """
+  made = read_format(path)
+  pts = read_timeline(path, made.fps).pts
+  size = made.height, made.width
+  return _decode(path, pts, np.arange(len(pts)), [size], (0.5, 0.5))
+
+
 def read_clip(
   path: str | pathlib.Path,
   sizes: Sequence[tuple[int, int]],

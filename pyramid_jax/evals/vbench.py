@@ -145,7 +145,7 @@ def scores(raw: Mapping[str, float]) -> Scores:
     )
   total = None
   if None not in means.values():
-    total = float(np.average(list(means.values()), weights=list(PARTS.values())))
+    total = float(np.average([*means.values()], weights=[*PARTS.values()]))
   missing = tuple(n for n in DIMENSIONS if n not in raw)
   return Scores(means["quality"], means["semantic"], total, missing)
 
