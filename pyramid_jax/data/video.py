@@ -107,11 +107,14 @@ def read_format(path: str | pathlib.Path) -> Format:
 
 
 def read_frames(path: str | pathlib.Path) -> np.ndarray:
-  """All frames of a video as they are, uint8 [T, H, W, 3].
+  """All frames of a video or image as they are, uint8 [T, H, W, 3].
 
   Raises:
     BadVideo: damaged, truncated or empty; no video stream.
   """
+  if pathlib.Path(path).suffix.lower() in IMAGE_ENDINGS:
+    with damage.bad_video():
+      return np.asarray(_open_image(path))[None]
   made = read_format(path)
   pts = read_timeline(path, made.fps).pts
   size = made.height, made.width
@@ -249,8 +252,8 @@ def crop_to(
   return image[..., top : top + target[0], left : left + target[1], :]
 
 
-def _read_image(path, sizes, crop) -> np.ndarray:
-  """An image as [H, W, 3], upright, transparent parts white."""
+def _open_image(path) -> PIL.Image.Image:
+  """An image upright, transparent parts white."""
   with PIL.Image.open(path) as image:
     if getattr(image, "n_frames", 1) > 1:
       raise BadVideo(f"an animation of {image.n_frames} frames, not an image")
@@ -259,7 +262,12 @@ def _read_image(path, sizes, crop) -> np.ndarray:
       image = image.convert("RGBA")
       white = PIL.Image.new("RGBA", image.size, "white")
       image = PIL.Image.alpha_composite(white, image)
-    image = image.convert("RGB")
+    return image.convert("RGB")
+
+
+def _read_image(path, sizes, crop) -> np.ndarray:
+  """An image as [H, W, 3]."""
+  image = _open_image(path)
   target, (height, width) = cover(image.height, image.width, sizes)
   image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
   return crop_to(np.asarray(image), target, crop)

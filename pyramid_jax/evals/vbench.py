@@ -93,8 +93,10 @@ class Scores:
     for name in (*PARTS, "total"):
       value = getattr(self, name)
       partial = name in groups or (name == "total" and groups)
-      text = "not measured" if value is None else f"{value:.2f}"
-      lines.append(f"{name:<24}{text}{' (partial)' if partial else ''}")
+      text = "not measured"
+      if value is not None:
+        text = f"{value:.2f}{' (partial)' if partial else ''}"
+      lines.append(f"{name:<24}{text}")
     return "\n".join(lines)
 
 
