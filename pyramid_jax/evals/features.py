@@ -5,6 +5,7 @@ encoder of a trained VAE. Legend: N samples, T frames, H W pixels, h w latent
 pixels, Z latent channels, D features.
 """
 
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -61,14 +62,20 @@ def inception_features(
   Raises:
     ConfigError: a file that cannot be read.
   """
-  model, batch = make_inception(), math.lcm(batch, mesh.size)
-  run = jax.jit(lambda p, x: model.apply(p, x / 127.5 - 1))
+  run, batch = _inception(), math.lcm(batch, mesh.size)
   for part in _batches(items, batch):
     images = [resized(read(item)[0]) for item in part]
     images += [images[-1]] * (batch - len(part))  # one shape, one program
     placed = sharding.place_batch(mesh, np.stack(images), batch)
     features = np.asarray(run(params, placed))
     yield [str(i.path) for i in part], features[: len(part)]
+
+
+@functools.cache
+def _inception() -> Callable[[Params, jax.Array], jax.Array]:
+  """Features of pixels 0 to 255; compiled once, whatever is compared."""
+  model = make_inception()
+  return jax.jit(lambda params, x: model.apply(params, x / 127.5 - 1))
 
 
 def resized(image_HW3: np.ndarray, side: int = SIDE) -> np.ndarray:

@@ -63,8 +63,7 @@ def _fractions(path: pathlib.Path, content: dict[str, Any]) -> dict[str, float]:
     return values
   if low := [f"{k} {v:g}" for k, v in values.items() if 0 < v <= 1]:
     raise ConfigError(
-      f"{path} mixes percents and fractions ({', '.join(low)}); "
-      "give fractions."
+      f"{path} mixes percents and fractions ({', '.join(low)}); give fractions."
     )
   return {name: value / 100 for name, value in values.items()}
 
