@@ -10,7 +10,8 @@ from pyramid_jax.generate import benchmark
 
 F = flags.FLAGS
 log = logging.getLogger(__name__)
-ELSEWHERE = ("prompt", "heldout", "image", "video", "change", "sheet")
+ELSEWHERE = ("prompt", "heldout", "image", "video", "change", "sheet",
+             "live_steps")  # fmt: skip
 
 
 def main():
