@@ -1,6 +1,7 @@
 """pyramid-generate --benchmark: all clips of a benchmark, on several hosts."""
 
 import logging
+import pathlib
 
 from absl import flags
 
@@ -24,33 +25,14 @@ def main():
     raise ConfigError("--samples: the benchmark says how many; leave it out.")
   kind = benchmark.BENCHMARKS[F.benchmark]
   clips = benchmark.make_clips(F.benchmark, F.prompts, F.out)
-  prompts = len({clip.prompt for clip in clips})
-  if (prompts, len(clips)) != (kind.prompts, kind.clips):
-    log.warning(
-      "%d prompts and %d clips; the full set has %d and %d",
-      prompts,
-      len(clips),
-      kind.prompts,
-      kind.clips,
-    )
   processes.start(preemption=False)
   programs = compilation.use_cache()
   import jax
   from tqdm import tqdm
 
-  from pyramid_jax import sharding
-  from pyramid_jax.config import MeshConfig
   from pyramid_jax.generate.clips import Request, generate_clips
-  from pyramid_jax.generate.pipeline import Pipeline
 
-  pipeline = Pipeline.load(
-    F.workdir,
-    vae=F.vae,
-    text=F.text,
-    weights=F.weights,
-    mesh=sharding.make_mesh(MeshConfig(), jax.local_devices()),
-    low_memory=F.low_memory,
-  )
+  pipeline = load()
   changed = generate_flags.changes(pipeline.config.generate.fps)
   changed = {"frames": kind.frames, **changed}
   options = pipeline.options(**changed)
@@ -59,21 +41,14 @@ def main():
       f"{F.workdir} makes {options.fps:g} frames a second; a benchmark's clips "
       f"have {benchmark.FPS:g}."
     )
-  if options.frames != kind.frames:
-    log.warning(
-      "%d frames a clip; published results have %d", options.frames, kind.frames
-    )
   pipeline.plan(options)
-  benchmark.keep_manifest(
-    F.out,
-    F.benchmark,
-    clips,
-    {
-      "workdir": F.workdir,
-      "weights": F.weights,
-      **pipeline.recipe(options, F.seed),
-    },
-  )
+  settings = {
+    "workdir": str(pathlib.Path(F.workdir).absolute()),
+    "weights": F.weights,
+    **pipeline.recipe(options, F.seed),
+  }
+  benchmark.keep_manifest(F.out, F.benchmark, clips, settings)
+  compare(clips, options.frames, kind)
   mine = clips[jax.process_index() :: jax.process_count()]
   todo = [clip for clip in mine if not clip.path.exists()]
   done = len(mine) - len(todo)
@@ -90,3 +65,38 @@ def main():
       bar.update(len(part))
   print(f"{F.out}: {len(mine)} clips, {done} of them from before")
   print(f"{pipeline.phases}\n{programs}")
+
+
+def load():
+  """The model, on the devices of this process."""
+  import jax
+
+  from pyramid_jax import sharding
+  from pyramid_jax.config import MeshConfig
+  from pyramid_jax.generate.pipeline import Pipeline
+
+  return Pipeline.load(
+    F.workdir,
+    vae=F.vae,
+    text=F.text,
+    weights=F.weights,
+    mesh=sharding.make_mesh(MeshConfig(), jax.local_devices()),
+    low_memory=F.low_memory,
+  )
+
+
+def compare(clips: list, frames: int, kind: benchmark.Benchmark):
+  """Says what makes scores of these clips incomparable with published ones."""
+  prompts = len({clip.prompt for clip in clips})
+  if (prompts, len(clips)) != (kind.prompts, kind.clips):
+    log.warning(
+      "%d prompts and %d clips; the full set has %d and %d",
+      prompts,
+      len(clips),
+      kind.prompts,
+      kind.clips,
+    )
+  if frames != kind.frames:
+    log.warning(
+      "%d frames a clip; published results have %d", frames, kind.frames
+    )

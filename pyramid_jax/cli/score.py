@@ -35,18 +35,11 @@ flags.DEFINE_string("out", None, "Also write the values here (.json).")
 
 def clips(folder: str) -> tuple[dict, int]:
   """Lists what keeps a benchmark from being run on its clips."""
-  from pyramid_jax.evals import results
+  from pyramid_jax.evals.results import check_clips
 
-  check = results.check_clips(folder)
-  for name in check.missing:
-    print(f"missing  {name}")
-  for name, why in check.wrong:
-    print(f"wrong    {name}: {why}")
-  for name in check.foreign:
-    print(f"foreign  {name}")
-  there = check.clips - len(check.missing) - len(check.wrong)
-  print(f"{there} of {check.clips} clips")
-  return {"clips": check.clips, "there": there}, int(not check.complete)
+  found = check_clips(folder)
+  print(found)
+  return dataclasses.asdict(found), int(not found.complete)
 
 
 def vbench(results: str) -> tuple[dict, int]:
@@ -55,16 +48,9 @@ def vbench(results: str) -> tuple[dict, int]:
   from pyramid_jax.evals.results import read_vbench
 
   raw = read_vbench(results)
-  found, scaled = bench.scores(raw), bench.normalised(raw)
-  print(f"{'':<24}{'raw':>7}{'scaled':>8}  (percent)")
-  for name in bench.DIMENSIONS:
-    if name in raw:
-      print(f"{name:<24}{100 * raw[name]:7.2f}{100 * scaled[name]:8.2f}")
-    else:
-      print(f"{name:<24}missing; needs {bench.DIMENSIONS[name].needs}")
-  print(found)
-  keep = dict(quality=found.quality, semantic=found.semantic, total=found.total)
-  return {**keep, "missing": found.missing}, int(bool(found.missing))
+  found = bench.scores(raw)
+  print(f"{bench.table(raw)}\n{found}")
+  return dataclasses.asdict(found), int(bool(found.missing))
 
 
 def evalcrafter(results: str) -> tuple[dict, int]:
@@ -80,25 +66,14 @@ def evalcrafter(results: str) -> tuple[dict, int]:
 
 def flicker(folder: str) -> tuple[dict, int]:
   """VBench's temporal flickering; `--out` is like its result files."""
-  from tqdm import tqdm
+  from pyramid_jax.evals.results import measure_flickering
 
-  from pyramid_jax.evals import features
-  from pyramid_jax.evals import vbench as bench
-
-  items = features.list_items(folder, "video")
-  values = [
-    bench.temporal_flickering(features.read(item))
-    for item in tqdm(items, unit="clip", disable=None)
-  ]
-  mean = sum(values) / len(values)
-  print(f"{bench.FLICKERING} of {len(items)} clips: {100 * mean:.2f}%")
+  found = measure_flickering(folder)
+  ((name, (mean, each)),) = found.items()
+  print(f"{name} of {len(each)} clips: {100 * mean:.2f}")
   print("It counts for clips that stand still: VBench's static_filter.py, with")
   print("RAFT (raft-things.pth), chooses them among 25 of each prompt.")
-  each = [
-    {"video_path": str(item.path), "video_results": value}
-    for item, value in zip(items, values, strict=True)
-  ]
-  return {bench.FLICKERING: [mean, each]}, 0
+  return found, 0
 
 
 def frechet(real: str, fake: str) -> tuple[dict, int]:

@@ -10,8 +10,7 @@ from typing import Any
 
 from pyramid_jax.config import ConfigError
 from pyramid_jax.data.damage import BadVideo
-from pyramid_jax.evals import vbench
-from pyramid_jax.evals.features import format_of
+from pyramid_jax.evals import features, vbench
 from pyramid_jax.generate import benchmark
 
 Path = str | os.PathLike
@@ -66,6 +65,23 @@ def _fractions(path: pathlib.Path, content: dict[str, Any]) -> dict[str, float]:
       f"{path} mixes percents and fractions ({', '.join(low)}); give fractions."
     )
   return {name: value / 100 for name, value in values.items()}
+
+
+def measure_flickering(folder: Path) -> dict[str, list]:
+  """VBench's temporal flickering of a folder, as its result files have it.
+
+  Raises:
+    ConfigError: no videos, or one that cannot be read.
+  """
+  each = [
+    {
+      "video_path": str(item.path),
+      "video_results": vbench.temporal_flickering(features.read(item)),
+    }
+    for item in features.list_items(folder, "video")
+  ]
+  mean = sum(clip["video_results"] for clip in each) / len(each)
+  return {vbench.FLICKERING: [mean, each]}
 
 
 def read_evalcrafter(path: Path) -> dict[str, float]:
@@ -123,6 +139,17 @@ class Check:
   wrong: list[tuple[str, str]]
   foreign: list[str]
 
+  def __str__(self) -> str:
+    there = self.clips - len(self.missing) - len(self.wrong)
+    return "\n".join(
+      [
+        *(f"missing  {name}" for name in self.missing),
+        *(f"wrong    {name}: {why}" for name, why in self.wrong),
+        *(f"foreign  {name}" for name in self.foreign),
+        f"{there} of {self.clips} clips",
+      ]
+    )
+
   @property
   def complete(self) -> bool:
     """Whether the benchmark can be run."""
@@ -142,7 +169,7 @@ def check_clips(folder: Path) -> Check:
   wrong = []
   for name in set(files) - set(missing):
     try:
-      found = format_of(beside / name)
+      found = features.format_of(beside / name)
     except BadVideo as error:
       wrong.append((name, f"damaged: {error}"))
       continue

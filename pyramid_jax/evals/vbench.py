@@ -152,6 +152,18 @@ def scores(raw: Mapping[str, float]) -> Scores:
   return Scores(means["quality"], means["semantic"], total, missing)
 
 
+def table(raw: Mapping[str, float]) -> str:
+  """Raw and scaled values in percent; of missing ones what they need."""
+  scaled, lines = normalised(raw), [f"{'':<24}{'raw':>7}{'scaled':>8}"]
+  for name, dimension in DIMENSIONS.items():
+    if name in raw:
+      values = f"{100 * raw[name]:7.2f}{100 * scaled[name]:8.2f}"
+      lines.append(f"{name:<24}{values}")
+    else:
+      lines.append(f"{name:<24}missing; needs {dimension.needs}")
+  return "\n".join(lines)
+
+
 def temporal_flickering(frames_THW3: np.ndarray) -> float:
   """VBench's raw value of one clip that stands still; 1: nothing flickers.
 

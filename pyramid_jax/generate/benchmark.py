@@ -230,15 +230,15 @@ def keep_manifest(
   wanted = json.loads(json.dumps(wanted))  # tuples are lists there
   if path.exists():
     found = read_manifest(out)
-    other = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
-    if other:
-      shown = [
-        k if k == "clips" else f"{k} {found.get(k)!r}, now {wanted.get(k)!r}"
-        for k in other
-      ]
+    other = [
+      f"{k} {found.get(k)!r}, now {wanted.get(k)!r}"
+      for k in {**wanted, **found}
+      if k != "clips" and found.get(k) != wanted.get(k)
+    ]
+    if other or found.get("clips") != wanted["clips"]:
       raise ConfigError(
-        f"{out} was begun otherwise ({'; '.join(shown)}); go on as before, or "
-        "name another folder."
+        f"{out} was begun otherwise ({'; '.join(other) or 'other prompts'}); "
+        "go on as before, or name another folder."
       )
     return
   path.parent.mkdir(parents=True, exist_ok=True)
