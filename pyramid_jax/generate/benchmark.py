@@ -35,8 +35,8 @@ class Benchmark:
   Attributes:
     frames: of a clip.
     ending: of its file.
-    prompts: how many different ones the full set has.
-    clips: how many clips the full set has.
+    prompts: of the full set; different ones if files are named by them.
+    clips: of the full set.
     named: whether a file is named by its prompt, else by its number.
   """
 
@@ -106,7 +106,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
   Raises:
     ConfigError: no such file, or no prompts in it.
   """
-  lines = [x.strip() for x in _read_text(path).splitlines() if x.strip()]
+  lines = [x.strip() for x in _read_text(path).split("\n") if x.strip()]
   if not lines:
     raise ConfigError(f"--prompts: {path} has no prompts.")
   return lines

@@ -1,5 +1,7 @@
 """Features of files: sizes, what they show, what is refused."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -80,3 +82,42 @@ def test_other_kinds_and_damaged_files_are_told(tmp_path):
 def test_missing_weights_are_told(tmp_path):
   with pytest.raises(ConfigError, match=r"none\.pth is not a file; FID needs"):
     inception.load_inception(tmp_path / "none.pth")
+
+
+class GrayVAE:
+  """Encodes a clip as its mean, and remembers what it was given."""
+
+  statistics = types.SimpleNamespace(normalise=lambda z: z - 100)
+
+  def __init__(self):
+    self.shapes, self.ids = [], []
+
+  def encode(self, clips, ids, window, batch):
+    self.shapes += [clip.shape for clip in clips]
+    self.ids += ids
+    return [clip.mean((1, 2))[:, None, None] for clip in clips]
+
+
+def test_real_clips_are_made_like_the_generated_ones(tmp_path):
+  for name, shape in {"a": (20, 48, 64), "b": (9, 16, 32)}.items():
+    frames = np.full((*shape, 3), 120, np.uint8)
+    export.write_clip(tmp_path / f"{name}.mp4", frames, 24)
+  items, vae = features.list_items(tmp_path), GrayVAE()
+  like = video.Format(24, 9, 16, 32)
+  run = lambda **options: list(
+    features.latent_features(items, vae, like, **options)
+  )
+  ((names, found),) = run(exact=False)
+  assert vae.shapes == [(9, 16, 32, 3)] * 2 and vae.ids == ["a.mp4", "b.mp4"]
+  assert names == [str(tmp_path / name) for name in vae.ids]
+  # three channels of gray, and none of them changes
+  np.testing.assert_allclose(found, [[20, 20, 20, 0, 0, 0]] * 2, atol=2)
+  assert len(run(exact=False, batch=1)) == 2
+  with pytest.raises(ConfigError, match=(
+    r"a\.mp4 has 20 frames of 48 x 64 at 24 a second; the others have 9 frames "
+    "of 16 x 32 at 24"
+  )):  # fmt: skip
+    run(exact=True)
+  like = video.Format(24, 17, 16, 32)
+  with pytest.raises(ConfigError, match=r"b\.mp4 cannot be used: too short: 9"):
+    run(exact=False)
