@@ -27,8 +27,9 @@ ALLOWED = {
   "train": TRAINED | {"train"},
   "generate": TRAINED | {"generate"},
   "verify": TRAINED | {"verify"},
+  "evals": TRAINED | {"generate", "evals"},
   "cost": TRAINED | {"train", "generate", "cost"},
-  "cli": TRAINED | {"train", "generate", "verify", "cost", "cli"},
+  "cli": TRAINED | {"train", "generate", "verify", "evals", "cost", "cli"},
 }
 FORBIDDEN = {"torch", "tensorflow", "diffusers", "transformers"}
 # What model code may need: accelerator images often have only these.

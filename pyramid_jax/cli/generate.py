@@ -4,6 +4,9 @@
   pyramid-generate --workdir=OURS/diffusion_transformer_768p --preset=768p \\
     --seconds=10 --image=cat.jpg --prompt="the cat yawns" --out=cat.mp4
 
+  pyramid-generate --workdir=runs/dit --benchmark=vbench \\
+    --prompts=VBench_full_info.json --out=vbench
+
 Everything else is read from the checkpoint; flags change it. An mp4 is written
 while its frames are generated, and carries its prompt, seed and settings.
 """
@@ -13,12 +16,19 @@ import pathlib
 from absl import flags
 from tqdm import tqdm
 
-from pyramid_jax.cli import app, compilation, generate_flags
+from pyramid_jax.cli import (
+  app,
+  benchmark,
+  compilation,
+  generate_flags,
+  processes,
+)
 from pyramid_jax.config import ConfigError
 
 F = flags.FLAGS
 flags.adopt_module_key_flags(generate_flags)
 flags.adopt_module_key_flags(compilation)
+flags.adopt_module_key_flags(processes)
 
 
 def calls(plan, start: list) -> int:
@@ -29,8 +39,10 @@ def calls(plan, start: list) -> int:
   return (plan.units - (len(start[0]) + 7) // 8) * later
 
 
-def main():
+def generate():
   """Reads the model, generates in batches, writes clips and the sheet."""
+  if F.distributed or F.coordinator:
+    raise ConfigError("several processes make only the clips of a --benchmark.")
   any_prompt = F.prompts or F.heldout
   app.require("workdir", "out", *[] if any_prompt else ["prompt"])
   prompts, truth = generate_flags.asked()
@@ -76,6 +88,11 @@ def main():
   for file in [*files, *[F.sheet] * bool(F.sheet)]:
     print(file)
   print(f"{pipeline.phases}\n{programs}")
+
+
+def main():
+  """Makes the clips that the flags describe, or those of a benchmark."""
+  (benchmark.main if F.benchmark else generate)()
 
 
 def run():

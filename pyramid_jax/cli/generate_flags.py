@@ -5,7 +5,7 @@ import pathlib
 from absl import flags
 
 from pyramid_jax.config import PRESETS, ConfigError
-from pyramid_jax.generate import export
+from pyramid_jax.generate import benchmark, export
 
 F = flags.FLAGS
 flags.DEFINE_string(
@@ -13,6 +13,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_multi_string("prompt", [], "What to generate; may be repeated.")
 flags.DEFINE_string("prompts", None, "Text file, a prompt a line.")
+flags.DEFINE_enum(
+  "benchmark",
+  None,
+  sorted(benchmark.BENCHMARKS),
+  "Makes the clips of --prompts as this benchmark reads them, in --out; for "
+  "vbench VBench_full_info.json. Run again, it continues.",
+)
 flags.DEFINE_string(
   "heldout", None, "Embedded dataset: its held-out captions are the prompts."
 )
@@ -80,10 +87,7 @@ def asked() -> tuple[list[str], list]:
   """The prompts, and a true clip beside each where there is one."""
   prompts = list(F.prompt)
   if F.prompts:
-    path = pathlib.Path(F.prompts)
-    if not path.is_file():
-      raise ConfigError(f"--prompts: {path} is not a file.")
-    prompts += [x.strip() for x in path.read_text().splitlines() if x.strip()]
+    prompts += benchmark.read_lines(F.prompts)
   truth = [None] * len(prompts)
   if F.heldout:
     from pyramid_jax.data.shapes_store import Stored

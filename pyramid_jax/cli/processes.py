@@ -86,6 +86,12 @@ def start(preemption: bool = True) -> None:
     )
 
 
+def is_first() -> bool:
+  """Whether this process reports for all; there may be but one."""
+  jax = sys.modules.get("jax")
+  return jax is None or jax.process_index() == 0
+
+
 def _meet(jax) -> None:
   try:
     jax.distributed.initialize(

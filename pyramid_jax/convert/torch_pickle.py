@@ -1,8 +1,10 @@
 """Files that torch.save wrote, read without torch and without running them.
 
 Such a file is a zip: a pickle that describes the tensors, and one raw member
-for each storage. A pickle is a program; this one may only build dicts and
-tensors, anything else is refused before it runs.
+for each storage. Before torch 1.6 it was a row of pickles (a number, a version,
+sizes of C, the tensors, the storages' keys) and the storages behind them. A
+pickle is a program; these may only build dicts and tensors, anything else is
+refused before it runs.
 """
 
 import collections
@@ -13,7 +15,7 @@ import pathlib
 import pickle
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -35,6 +37,7 @@ STORAGES = {
 # what reading or building from a broken file ends in
 FAULTS = (zipfile.BadZipFile, KeyError, EOFError, ValueError, TypeError,
           IndexError, AttributeError)  # fmt: skip
+OLD_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)  # before torch 1.6
 WRAPPERS = ("state_dict", "model", "module", "ema")  # around a state dict
 
 
@@ -49,23 +52,11 @@ def open_pickle(path: str | os.PathLike) -> dict[str, Stored]:
   """
   path = pathlib.Path(path)
   try:
-    with zipfile.ZipFile(path) as archive:
-      members = {
-        m.filename.split("/", 1)[1]: m
-        for m in archive.infolist()
-        if "/" in m.filename
-      }
-      content = archive.read(members["data.pkl"])
-      offsets = {
-        name.removeprefix("data/"): _offset(archive, member)
-        for name, member in members.items()
-        if name.startswith("data/")
-      }
-    found = _Unpickler(content, path, offsets).load()
+    found = _read_zip(path) if zipfile.is_zipfile(path) else _read_old(path)
   except FAULTS as error:
     raise TensorFileError(
-      f"{path} is not what torch.save writes since version 1.6 ({error}); save "
-      "it again, or as safetensors."
+      f"{path} is not whole, or not what torch.save writes ({error}); fetch it "
+      "again, or save it as safetensors."
     ) from error
   except pickle.UnpicklingError as error:
     raise TensorFileError(f"{path}: {error}") from error
@@ -83,6 +74,48 @@ def open_pickle(path: str | os.PathLike) -> dict[str, Stored]:
   return tensors
 
 
+def _read_zip(path: pathlib.Path) -> Any:
+  """What a file of torch 1.6 or newer holds."""
+  with zipfile.ZipFile(path) as archive:
+    members = {
+      m.filename.split("/", 1)[1]: m
+      for m in archive.infolist()
+      if "/" in m.filename
+    }
+    content = archive.read(members["data.pkl"])
+    offsets = {
+      name.removeprefix("data/"): _offset(archive, member)
+      for name, member in members.items()
+      if name.startswith("data/")
+    }
+  return _Unpickler(io.BytesIO(content), path, offsets).load()
+
+
+def _read_old(path: pathlib.Path) -> Any:
+  """What a file of torch before 1.6 holds.
+
+  Where a storage begins depends on the sizes of those before it, which the
+  tensors tell: they are built twice.
+  """
+  with open(path, "rb") as file:
+    load = lambda offsets: _Unpickler(file, path, offsets)
+    if file.read(len(OLD_START)) != OLD_START:
+      raise ValueError("it begins otherwise")
+    load({}).load(), load({}).load()
+    start = file.tell()
+    first = load(collections.defaultdict(int))
+    first.load()
+    keys, offsets = load({}).load(), {}
+    for key in keys:
+      count = int.from_bytes(file.read(8), "little")
+      offsets[key] = file.tell()
+      size = count * first.dtypes[key].itemsize
+      if file.seek(size, os.SEEK_CUR) > path.stat().st_size:
+        raise EOFError("it ends too early")
+    file.seek(start)
+    return load(offsets).load()
+
+
 def _offset(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
   """Where a member's bytes begin in the file."""
   if member.compress_type != zipfile.ZIP_STORED:
@@ -96,9 +129,10 @@ def _offset(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
 class _Unpickler(pickle.Unpickler):
   """Builds dicts of `Stored`; refuses every other name of a function."""
 
-  def __init__(self, content: bytes, path: pathlib.Path, offsets: dict):
-    super().__init__(io.BytesIO(content))
+  def __init__(self, file: BinaryIO, path: pathlib.Path, offsets: Mapping):
+    super().__init__(file)
     self._path, self._offsets = path, offsets
+    self.dtypes: dict[str, np.dtype] = {}  # of the storages, by their keys
 
   def find_class(self, module: str, name: str) -> Any:
     if (module, name) == ("collections", "OrderedDict"):
@@ -116,9 +150,10 @@ class _Unpickler(pickle.Unpickler):
     )
 
   def persistent_load(self, saved: tuple) -> tuple[np.dtype, int]:
-    kind, dtype, key, _, _ = saved
+    kind, dtype, key, *_ = saved
     if kind != "storage" or not isinstance(dtype, np.dtype):
       raise pickle.UnpicklingError(f"{kind} of {dtype} is not a storage.")
+    self.dtypes[key] = dtype
     return dtype, self._offsets[key]
 
   def _tensor(self, storage, start, shape, strides, *rest) -> Stored:

@@ -72,6 +72,55 @@ class Timeline:
   picks: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """What a file holds: frames a second, their number and size in pixels."""
+
+  fps: float
+  frames: int
+  height: int
+  width: int
+
+  def __str__(self) -> str:
+    return (
+      f"{self.frames} frames of {self.height} x {self.width} at "
+      f"{self.fps:g} a second"
+    )
+
+
+def read_format(path: str | pathlib.Path) -> Format:
+  """Reads what a video holds from its packets, without decoding.
+
+  The rate is that of the times at which its frames are shown.
+
+  Raises:
+    BadVideo: the packets are damaged, or fewer than the file announces.
+  """
+  with damage.bad_video(), _open(path) as (_, stream):
+    base, guess = stream.time_base, float(stream.guessed_rate or 1)
+    height, width = stream.height, stream.width
+  pts = read_timeline(path, guess).pts
+  fps = (
+    float((len(pts) - 1) / ((pts[-1] - pts[0]) * base)) if pts[1:] else guess
+  )
+  return Format(round(fps, 3), len(pts), height, width)
+
+
+def read_frames(path: str | pathlib.Path) -> np.ndarray:
+  """All frames of a video or image as they are, uint8 [T, H, W, 3].
+
+  Raises:
+    BadVideo: damaged, truncated or empty; no video stream.
+  """
+  if pathlib.Path(path).suffix.lower() in IMAGE_ENDINGS:
+    with damage.bad_video():
+      return np.asarray(_open_image(path))[None]
+  made = read_format(path)
+  pts = read_timeline(path, made.fps).pts
+  size = made.height, made.width
+  return _decode(path, pts, np.arange(len(pts)), [size], (0.5, 0.5))
+
+
 def read_clip(
   path: str | pathlib.Path,
   sizes: Sequence[tuple[int, int]],
@@ -203,8 +252,8 @@ def crop_to(
   return image[..., top : top + target[0], left : left + target[1], :]
 
 
-def _read_image(path, sizes, crop) -> np.ndarray:
-  """An image as [H, W, 3], upright, transparent parts white."""
+def _open_image(path) -> PIL.Image.Image:
+  """An image upright, transparent parts white."""
   with PIL.Image.open(path) as image:
     if getattr(image, "n_frames", 1) > 1:
       raise BadVideo(f"an animation of {image.n_frames} frames, not an image")
@@ -213,7 +262,12 @@ def _read_image(path, sizes, crop) -> np.ndarray:
       image = image.convert("RGBA")
       white = PIL.Image.new("RGBA", image.size, "white")
       image = PIL.Image.alpha_composite(white, image)
-    image = image.convert("RGB")
+    return image.convert("RGB")
+
+
+def _read_image(path, sizes, crop) -> np.ndarray:
+  """An image as [H, W, 3]."""
+  image = _open_image(path)
   target, (height, width) = cover(image.height, image.width, sizes)
   image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
   return crop_to(np.asarray(image), target, crop)

@@ -22,12 +22,14 @@ class Request:
     path: .mp4, .gif or .png.
     given: uint8 [T0, H, W, 3] frames to go on from.
     truth: a true clip to show beside it in a contact sheet.
+    number: of the sample; its place among the requests by default.
   """
 
   prompt: str
   path: pathlib.Path
   given: np.ndarray | None = None
   truth: np.ndarray | None = None
+  number: int | None = None
 
 
 def generate_clips(
@@ -46,7 +48,7 @@ def generate_clips(
 
   Args:
     pipeline: of the model.
-    requests: the clips; clip i draws from (seed, i).
+    requests: the clips; sample i draws from (seed, i).
     seed: of all draws.
     batch: clips generated together.
     later: unit -> a prompt that holds from this unit on, for every clip.
@@ -74,18 +76,22 @@ def generate_clips(
         f"{len(given)} of {len(part)} clips of a batch have given frames; give "
         "them to all, or set the batch to 1."
       )
+    numbers = [
+      i if request.number is None else request.number
+      for i, request in enumerate(part, start)
+    ]
     frames: list[np.ndarray] = []
     with contextlib.ExitStack() as files:
       writers = []
-      for i, request in enumerate(part, start):
+      for i, request in enumerate(part):
         if request.path.suffix == ".mp4":
-          made = pipeline.metadata(request.prompt, options, seed, i)
+          made = pipeline.metadata(request.prompt, options, seed, numbers[i])
           file = export.mp4_writer(request.path, options.fps, made)
-          writers.append((i - start, files.enter_context(file)))
+          writers.append((i, files.enter_context(file)))
       for unit in pipeline.stream(
         [r.prompt for r in part],
         seed=seed,
-        first=start,
+        first=numbers,
         given=np.stack(given) if given else None,
         later={u: [text] * len(part) for u, text in (later or {}).items()},
         progress=progress,

@@ -167,7 +167,7 @@ class Pipeline:
     prompts: Sequence[str],
     *,
     seed: int = 0,
-    first: int = 0,
+    first: int | Sequence[int] = 0,
     given: np.ndarray | None = None,
     later: Changes | None = None,
     progress: Callable[[], None] | None = None,
@@ -179,7 +179,7 @@ class Pipeline:
       prompts: B of them.
       seed: sample i draws from (seed, i) alone, whatever else is in the batch
         and on however many devices.
-      first: number of the first sample; the others follow.
+      first: number of the first sample, the others follow; or of each.
       given: uint8 [B, T0, H, W, 3] frames to go on from, 8 n + 1; they come
         first in the stream, as the VAE sees them.
       later: unit -> B prompts that hold from this unit on.
@@ -220,7 +220,7 @@ class Pipeline:
     options: GenerateConfig,
     *,
     seed: int = 0,
-    first: int = 0,
+    first: int | Sequence[int] = 0,
     given: np.ndarray | None = None,
     later: Changes | None = None,
     progress: Callable[[], None] | None = None,
@@ -244,15 +244,18 @@ class Pipeline:
           f"{plan.units - 1} can change, with {count} prompts each."
         )
       asked[unit] = fill(texts)
+    numbers = range(first, first + count) if isinstance(first, int) else first
+    numbers = fill(numbers)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
-      first + jnp.arange(padded)
+      jnp.array(numbers)
     )
     rows = self._rows(asked, options, plan)
     self._text.release()
     start = lambda unit: max(u for u in rows if u <= unit)
     prefix = None
     if given is not None:
-      prefix = self._encode(np.asarray(fill(given)), seed, first, options.tile)
+      ids = [f"{seed} {number}" for number in numbers]
+      prefix = self._encode(np.asarray(fill(given)), ids, options.tile)
       self._vae.release()
       yield (jnp.asarray(prefix),)
     self._progress = progress or (lambda: None)
@@ -275,11 +278,10 @@ class Pipeline:
           jax.block_until_ready(ends)
         yield ends
 
-  def _encode(self, given, seed, first, tile) -> np.ndarray:
+  def _encode(self, given, ids, tile) -> np.ndarray:
     """Given frames as normalised latents."""
     with self.phases.timed("VAE, given frames"):
       vae = self.vae
-      ids = [f"{seed} {first + i}" for i in range(len(given))]
       z = vae.encode(list(given), ids, 8, tile=tile)
       return np.stack([vae.statistics.normalise(x) for x in z])
 
@@ -301,12 +303,15 @@ class Pipeline:
   def metadata(
     self, prompt: str, options: GenerateConfig, seed: int, sample: int
   ) -> dict[str, Any]:
-    """What a clip was made from; `config` is a hash of the run's settings."""
+    """What a clip was made from."""
+    recipe = self.recipe(options, seed)
+    return {"prompt": prompt, "sample": sample, **recipe}
+
+  def recipe(self, options: GenerateConfig, seed: int) -> dict[str, Any]:
+    """What clips share; `config` is a hash of the run's settings."""
     text = settings.to_json(self.config)
     return {
-      "prompt": prompt,
       "seed": seed,
-      "sample": sample,
       "config": hashlib.sha256(text.encode()).hexdigest()[:16],
       **dataclasses.asdict(options),
     }

@@ -33,8 +33,8 @@ def torch(monkeypatch):
   return torch
 
 
-def save(path, torch, arrays, wrap=lambda x: x, strides=None, change=None):
-  """What torch.save writes, from numpy arrays."""
+def save(path, torch, arrays, wrap=lambda x: x, strides=None, old=False):
+  """What torch.save writes, from numpy arrays; `old`: before torch 1.6."""
   storages = []
 
   class Saved:
@@ -65,11 +65,18 @@ def save(path, torch, arrays, wrap=lambda x: x, strides=None, change=None):
         str(x.key),
         "cpu",
         kind.size,
+        *[None] * old,
       )
 
   tree = collections.OrderedDict((k, Saved(x)) for k, x in arrays.items())
   content = io.BytesIO()
   Pickler(content, protocol=2).dump(wrap(tree))
+  if old:
+    keys = pickle.dumps([str(i) for i in range(len(storages))], 2)
+    head = [pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {})]
+    raw = [x.size.to_bytes(8, "little") + x.tobytes() for x in storages]
+    path.write_bytes(b"".join([*head, content.getvalue(), keys, *raw]))
+    return
   with zipfile.ZipFile(path, "w") as archive:
     archive.writestr("archive/data.pkl", content.getvalue())
     for i, x in enumerate(storages):
@@ -82,17 +89,28 @@ ARRAYS = {
 }
 
 
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize(
   "wrap", [lambda x: x, lambda x: {"model": x, "step": 3}]
 )
-def test_tensors_are_read(tmp_path, torch, wrap):
-  save(tmp_path / "weights.pth", torch, ARRAYS, wrap)
+def test_tensors_are_read(tmp_path, torch, wrap, old):
+  save(tmp_path / "weights.pth", torch, ARRAYS, wrap, old=old)
   found = open_tensors(tmp_path)
   assert found.keys() == ARRAYS.keys()
   for name, x in ARRAYS.items():
     assert found[name].dtype == x.dtype
     np.testing.assert_array_equal(np.asarray(found[name]), x)
   np.testing.assert_array_equal(found["a.weight"][1:3, ::2], x_part())
+
+
+def test_an_old_file_that_ends_too_early_is_refused(tmp_path, torch):
+  path = tmp_path / "w.pth"
+  save(path, torch, ARRAYS, old=True)
+  whole = path.read_bytes()
+  for size in (len(whole) - 1, len(whole) - 60, 60, 16, 5):
+    path.write_bytes(whole[:size])
+    with pytest.raises(TensorFileError, match=r"w\.pth"):
+      open_pickle(path)
 
 
 def x_part():
@@ -115,9 +133,10 @@ class Malice:
     return open, (str(self.path), "w")
 
 
+@pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("where", ["value", "wrapped", "tensor"])
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
-  tmp_path, torch, where
+  tmp_path, torch, where, old
 ):
   proof = tmp_path / "proof"
   wrap = {
@@ -125,7 +144,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
     "wrapped": lambda x: {"model": x, "optimizer": [Malice(proof)]},
     "tensor": lambda x: Malice(proof),
   }[where]
-  save(tmp_path / "w.pth", torch, ARRAYS, wrap)
+  save(tmp_path / "w.pth", torch, ARRAYS, wrap, old=old)
   with pytest.raises(TensorFileError, match="asks for .*open.*was not run"):
     open_pickle(tmp_path / "w.pth")
   assert not proof.exists()

@@ -1,0 +1,1 @@
+"""How good what was generated is."""

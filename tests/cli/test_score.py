@@ -1,0 +1,92 @@
+"""pyramid-score from end to end; what it cannot do is one line."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from pyramid_jax.generate import export
+from tests import commands
+from tests.commands import refused
+from tests.evals.test_evalcrafter import RAW
+from tests.evals.test_vbench import PYRAMID
+
+
+def score(*arguments):
+  """Of the arguments those with "=" are flags."""
+  parts = [str(a) for a in arguments]
+  return ["score", *(p if "=" in p else pathlib.Path(p) for p in parts)]
+
+
+def run(*arguments):
+  return commands.run(*score(*arguments), files=True)
+
+
+def test_vbench_scores_are_printed_and_kept(tmp_path):
+  (tmp_path / "raw.json").write_text(json.dumps(PYRAMID))
+  result = run("vbench", tmp_path, f"out={tmp_path}/kept/scores.json")
+  assert result.code == 0
+  assert [line.split() for line in result.out.splitlines()[-3:]] == [
+    ["quality", "84.75"], ["semantic", "69.62"], ["total", "81.72"]
+  ]  # fmt: skip
+  kept = json.loads((tmp_path / "kept/scores.json").read_text())
+  assert round(kept["total"], 2) == 81.72 and kept["missing"] == []
+
+
+def test_partial_scores_say_what_is_missing_and_end_with_1(tmp_path):
+  raw = {k: v for k, v in PYRAMID.items() if k != "scene"}
+  (tmp_path / "raw.json").write_text(json.dumps(raw))
+  result = run("vbench", tmp_path / "raw.json")
+  assert result.code == 1 and result.err == ""
+  lines = result.out.splitlines()
+  (line,) = (line for line in lines if line.startswith("scene"))
+  assert line.split(None, 1)[1] == (
+    "missing; needs Tag2Text (tag2text_swin_14m.pth)"
+  )
+  assert lines[-3].endswith("84.75") and lines[-1].endswith("(partial)")
+
+
+def test_evalcrafter_scores_are_printed(tmp_path):
+  (tmp_path / "m.json").write_text(json.dumps(RAW))
+  lines = run("evalcrafter", tmp_path / "m.json").out.splitlines()
+  assert lines[0].split() == ["visual", "67.94"]
+  assert lines[-1].split() == ["sum", "243.66"]
+
+
+def test_flickering_of_a_folder_is_a_result_of_vbench(tmp_path):
+  still = np.full((9, 16, 16, 3), 60, np.uint8)
+  flickers = still.copy()
+  flickers[::2] += 102
+  export.write_clip(tmp_path / "clips/a-0.mp4", still, 24)
+  export.write_clip(tmp_path / "clips/b-0.mp4", flickers, 24)
+  file = tmp_path / "results/flicker.json"
+  result = run("flicker", tmp_path / "clips", f"out={file}")
+  assert result.code == 0 and "of 2 clips" in result.out
+  value, each = json.loads(file.read_text())["temporal_flickering"]
+  # 0 and 102 / 255, as far as H.264 keeps gray
+  np.testing.assert_allclose(
+    [v["video_results"] for v in each], [1, 0.6], atol=0.01
+  )
+  np.testing.assert_allclose(value, 0.8, atol=0.01)
+  result = run("vbench", tmp_path / "results")
+  assert result.code == 1 and "semantic                not" in result.out
+
+
+@pytest.mark.parametrize(
+  "arguments, message",
+  [
+    ([], r"'' is not to be scored; there are clips, vbench, evalcrafter,"),
+    (["fid"], "'fid' is not to be scored"),
+    (["vbench"], r"pyramid-score vbench takes RESULTS; 0 were given"),
+    (["frechet", "a"], r"frechet takes REAL FAKE; 1 were given"),
+    (["frechet", "a", "b"], r"give --weights .* or --vae .*, one of them"),
+    (["vbench", "none.json"], r"none\.json does not exist"),
+    (["clips", "none"], r"none\.json is missing, which pyramid-generate"),
+    (["flicker", "none"], "none does not exist; give a folder"),
+    (["frechet", "none", "b", "weights=w.pth"], "none does not exist"),
+    (["frechet", "none", "b", "vae=v"], "b does not exist"),
+  ],
+)
+def test_what_cannot_be_scored_is_told(arguments, message):
+  refused(message, *score(*arguments), files=True)
