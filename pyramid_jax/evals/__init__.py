@@ -1,0 +1,1 @@
+"""How good clips are, as numbers and as pictures."""
