@@ -111,6 +111,48 @@ def test_a_row_is_a_run_of_frames_of_a_training_clip(shapes, rendered):
   assert len({start for _, start in seen}) > 3
 
 
+MIXED = (
+  Phase(steps=4, batch=2, frames=9, height=32, width=32, image_ratio=0.5),
+  Phase(2, 2, 9, 16, 16, image_ratio=0.9, images=3),
+)
+
+
+def test_images_are_those_of_the_image_files(folder):
+  clips = TrainingClips(VideoDataConfig(str(folder), MIXED), seed=0)
+  images = 0
+  for step, batch in enumerate(take(clips, 0, 8)):
+    of_images = clips.schedule.has_images(step)
+    images += of_images
+    names = clips.samples(step)
+    assert all(name.endswith("png") == of_images for name in names)
+    shape = clips.schedule.shape(step)
+    assert batch["video"].shape == (
+      shape.batch, shape.frames, shape.height, shape.width, 3,
+    )  # fmt: skip
+    if of_images:
+      assert shape.frames == 1 and shape.batch == (18 if step < 4 else 3)
+      npt.assert_allclose((batch["video"] + 1) * 127.5, 16, atol=1e-4)
+    npt.assert_array_equal(batch["index"], clips.schedule.rows(step))
+  assert 0 < images < 8
+
+
+def test_without_image_files_single_frames_of_clips_are_the_images(rendered):
+  clips = TrainingClips(VideoDataConfig(rendered, MIXED), seed=3)
+  stored = np.concatenate([clip.video for clip in Stored(rendered)])
+  (step,) = clips.schedule.steps_like(True, 0, 1)
+  (batch,) = take(clips, step, 1)
+  frames = np.rint((batch["video"][:, 0] + 1) * 127.5).astype(np.uint8)
+  assert batch["video"].shape == (18, 1, 32, 32, 3)
+  for frame in frames:
+    assert (stored == frame).all((1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("start", [1, 4, 5])
+def test_a_mixed_run_continues_exactly_at_any_step(rendered, start):
+  clips = TrainingClips(VideoDataConfig(rendered, MIXED), seed=3)
+  assert_same(take(clips, start, 7 - start), take(clips, 0, 7)[start:])
+
+
 def test_every_clip_comes_once_an_epoch(folder):
   config = VideoDataConfig(str(folder), (Phase(9, 2, 1, 32, 32),))
   clips = TrainingClips(config, 0)
