@@ -25,12 +25,14 @@ def ssim(clip_THWC: np.ndarray, original_THWC: np.ndarray) -> float:
   """
   if min(clip_THWC.shape[1:3]) < WINDOW:
     return float("nan")
+  # means of opposite sign would count as unlike: black is 0, not -1
+  clips = ((x + 1) / 2 for x in (_shown(clip_THWC), original_THWC))
   scores = [
     structural_similarity(
-      a, b, data_range=2.0, channel_axis=-1, gaussian_weights=True,
+      a, b, data_range=1.0, channel_axis=-1, gaussian_weights=True,
       use_sample_covariance=False,
     )
-    for a, b in zip(_shown(clip_THWC), original_THWC, strict=True)
+    for a, b in zip(*clips, strict=True)
   ]  # fmt: skip
   return float(np.mean(scores))
 

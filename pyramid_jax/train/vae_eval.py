@@ -19,6 +19,9 @@ class HeldOut:
   """Reconstructions of held-out clips by one compiled program.
 
   All processes of a run call it together and get the same.
+
+  Attributes:
+    program: (params, clips) -> what they become, jitted.
   """
 
   def __init__(
@@ -35,7 +38,7 @@ class HeldOut:
 
     # whole on every device, so that each process reads the pixels of all
     whole = sharding.sharding(mesh)
-    self._reconstruct = jax.jit(reconstruct, out_shardings=whole)
+    self.program = jax.jit(reconstruct, out_shardings=whole)
 
   def reconstructions(
     self, params: Params, count: int
@@ -47,7 +50,7 @@ class HeldOut:
       part = held[start : start + self.rows]
       video = np.stack([*part, *[part[-1]] * (self.rows - len(part))])
       placed = sharding.place_batch(self.mesh, video[mine], self.rows)
-      found = np.asarray(self._reconstruct(params, placed))
+      found = np.asarray(self.program(params, placed))
       yield from zip(part, found[: len(part)], strict=True)
 
   def picture(self, params: Params) -> np.ndarray:
