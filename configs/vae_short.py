@@ -9,9 +9,9 @@ Expected: not run here, on no machine.
 
 Sizes, rates and weights are those of the released script: 256 px, clips of 17
 frames, 16 a step, 200k steps at 1e-4 after 2k of warm-up, betas 0.9 and 0.95,
-weight decay 1e-3, gradients clipped at 1. There the images lie on one device in
-ten, with the clips of the others in one step; here one step in ten is images,
-as many as have the pixels of 16 clips. The rate falls to 0, there to 1e-5.
+weight decay 1e-3, gradients clipped at 1. There one of 8 devices has 8 images
+while the others have 14 clips; here one step in ten is images, 272, as many as
+have the pixels of 16 clips. The rate falls to 0, there to 1e-5.
 
 The released script leaves the discriminator out: it would start at step
 250,000. To train with it:
