@@ -28,7 +28,9 @@ def get_config(kind="dit"):
     # 600 steps of single frames: 26.2 dB against AdamW's 22.4; a transformer of
     # this size gains nothing
     optimizer |= dict(method="muon", muon_iterations=4)
-    train = dict(steps=sum(p["steps"] for p in VAE_PHASES), log_every=20)
+    train = dict(
+      steps=sum(p["steps"] for p in VAE_PHASES), log_every=20, pictures=100
+    )
   else:
     train = dict(steps=850, log_every=50)
   return settings(

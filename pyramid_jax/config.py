@@ -180,7 +180,7 @@ class LatentDataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-  """A stretch of VAE training on clips of one shape."""
+  """A stretch of VAE training on clips of one shape, and images of it."""
 
   steps: Count = 1000
   batch: Count = 8
@@ -188,6 +188,21 @@ class Phase:
   height: Count = 256
   width: Count = 256
   rate: float = 1.0  # times optimizer.learning_rate
+  image_ratio: float = 0.0  # share of the steps whose batch is images
+  images: int = 0  # of such a batch; 0: batch x frames, as many pixels
+
+  @property
+  def of_images(self) -> "Phase":
+    """The phase as its image steps see it: clips of one frame."""
+    return dataclasses.replace(
+      self, frames=1, batch=self.images or self.batch * self.frames
+    )
+
+  @property
+  def shapes(self) -> tuple["Phase", ...]:
+    """What is compiled for it: clips, images, or both."""
+    kinds = (self.image_ratio < 1, self), (self.image_ratio > 0, self.of_images)
+    return tuple(shape for there, shape in kinds if there)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +248,7 @@ class AdversaryConfig:
   weight: float = 0.5  # times the ratio of gradients at the last layer
   factor: float = 1.0  # of both its losses
   start: int = 0  # step from which it counts and learns
+  warmup: int = 0  # steps over which it comes to count in full
   rate: float = 1.0  # times optimizer.learning_rate
 
 
@@ -277,7 +293,8 @@ class TrainConfig:
   max_nonfinite: int = 0  # steps with a non-finite loss that may be skipped
   spike: float = 3.0  # a loss this much above its median names its samples
   profile: tuple[int, ...] = ()  # (first, last): a trace of these steps
-  eval_clips: Count = 16  # held-out clips of the VAE's PSNR
+  eval_clips: Count = 16  # held-out clips that a VAE is measured on
+  pictures: int = 1000  # steps between pictures of reconstructions; 0: none
   init: str = ""  # run or converted folder whose weights a new run starts from
 
 

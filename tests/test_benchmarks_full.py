@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-SCRIPT = pathlib.Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
+SCRIPTS = pathlib.Path(__file__).parents[1] / "benchmarks"
 FIGURES = {
   "attention": ("forward", "forward_backward", "error", "gradient_error"),
   "train": ("seconds", "tokens_per_second", "tflops"),
@@ -16,11 +16,11 @@ FIGURES = {
 }
 
 
-def run(*arguments):
+def run(*arguments, script="accelerator.py"):
   # a process of its own, with one device and the compiler as users have it
   environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
   return subprocess.run(
-    [sys.executable, str(SCRIPT), *arguments],
+    [sys.executable, str(SCRIPTS / script), *arguments],
     env=environment,
     capture_output=True,
     text=True,
@@ -47,6 +47,40 @@ def test_a_training_step_is_measured():
   assert result.returncode == 0, result.stderr
   line = json.loads(result.stdout)
   assert set(FIGURES["train"]) <= line.keys() and line["seconds"] > 0
+
+
+def vae(*arguments):
+  return run(*arguments, script="vae.py")
+
+
+def test_a_vae_is_measured_whole_and_in_chunks(tmp_path):
+  kept = tmp_path / "vae.json"
+  result = vae("--tiny", f"--kept={kept}")
+  assert result.returncode == 0, result.stderr
+  lines = json.loads(kept.read_text())
+  assert len(lines) == 8
+  assert all(x["frames_per_second"] > 0 < x["temporary_mib"] for x in lines)
+  text = kept.with_suffix(".md").read_text()
+  assert "| encode: frames |" in text and "| decode: frames |" in text
+  again = vae("--tiny", f"--kept={kept}")  # what is kept is not run again
+  assert (again.returncode, again.stdout) == (0, "")
+
+
+def test_each_loss_is_trained_with_and_measured(tmp_path):
+  kept = tmp_path / "vae.json"
+  arguments = ("--losses", "--tiny", "--steps=8", f"--work={tmp_path}/work")
+  result = vae(*arguments, f"--kept={kept}")
+  assert result.returncode == 0, result.stderr
+  assert "LPIPS is left out: --lpips has to name" in result.stderr
+  result = vae(*arguments, f"--kept={kept}", "--lpips=random")
+  assert result.returncode == 0, result.stderr
+  lines = json.loads(kept.read_text())
+  assert len(lines) == 5
+  assert all(0 < x["psnr"] < 40 and x["flicker"] > 0 for x in lines)
+  text = kept.with_suffix(".md").read_text()
+  assert (
+    text.count(" dB |") == 5 and "**LPIPS here has random weights**" in text
+  )
 
 
 def test_a_part_that_is_not_there_is_told():

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from pyramid_jax import sharding
-from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.config import Config, ConfigError, LPIPSConfig
 from pyramid_jax.data.rows import Segment, pack_row
 from pyramid_jax.data.sizes import schedule_of
 from pyramid_jax.flow import plan as plan_lib
@@ -51,7 +51,7 @@ class Job(NamedTuple):
 
 
 def training(config: Config, mesh: Mesh) -> list[Job]:
-  """The step of a transformer's run, or of each phase of a VAE's.
+  """The step of a transformer's run, or of each shape of a VAE's batches.
 
   Raises:
     ConfigError: settings that make no run, or rows that the mesh cannot split.
@@ -61,7 +61,7 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
     program = dit.make_program(config)
     rows = config.latents.rows
     return [_step("training step", program, mesh, row_batch(config), rows)]
-  program = vae.make_program(config)
+  program = vae.make_program(config, LPIPSConfig())  # of VGG16, as released
   return [
     _step(
       f"training step on {p.batch} clips of {p.frames} x {p.height} x "
@@ -71,7 +71,8 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
       clip_batch(p),
       p.batch,
     )
-    for p in config.videos.phases
+    for phase in config.videos.phases
+    for p in phase.shapes
   ]
 
 

@@ -97,7 +97,10 @@ def one_slice(config: Config, slices: int) -> Config:
     )
   batches = {"latents.rows": [rows]}
   if config.kind == "vae":
-    batches = {"videos.phases[].batch": [p.batch for p in phases]}
+    batches = {
+      f"videos.phases[].{name}": [getattr(p, name) for p in phases]
+      for name in ("batch", "images")
+    }
   for name, sizes in batches.items():
     for size in sizes:
       if size % slices:
@@ -111,7 +114,8 @@ def one_slice(config: Config, slices: int) -> Config:
   if config.kind == "dit":
     return jobs.with_rows(config, rows // slices)
   phases = tuple(
-    dataclasses.replace(p, batch=p.batch // slices) for p in phases
+    dataclasses.replace(p, batch=p.batch // slices, images=p.images // slices)
+    for p in phases
   )
   videos = dataclasses.replace(config.videos, phases=phases)
   return dataclasses.replace(config, videos=videos)

@@ -1,8 +1,9 @@
 """Clips of pixels for VAE training: batch n is a function of (settings, n).
 
-Clips come from the embedded dataset, a folder or a manifest. Which clip stands
-where, which of its frames and which part of them are taken comes from hashes,
-so that a run continues exactly at any step, on any number of processes.
+Clips come from the embedded dataset, a folder or a manifest; images from its
+image files, or where it has none from single frames of its clips. Which clip
+stands where, which of its frames and which part of them are taken comes from
+hashes, so that a run continues exactly at any step, on any number of processes.
 
 A file that cannot be opened, or is too short for every phase, is left out
 before training starts, and named. One whose damage shows only when it is
@@ -13,7 +14,6 @@ Legend: B clips, T frames, H W pixels.
 """
 
 import concurrent.futures
-import itertools
 import logging
 import pathlib
 import zlib
@@ -28,11 +28,13 @@ import tqdm
 from pyramid_jax.config import ConfigError, Phase, VideoDataConfig
 from pyramid_jax.data import files, order, pipeline, shapes, video
 from pyramid_jax.data.damage import BadVideo, check_hash
+from pyramid_jax.data.phases import Schedule
 from pyramid_jax.data.shapes_store import Stored
 
 log = logging.getLogger(__name__)
 
 START, TOP, LEFT, INSTEAD = range(4)  # what a hash is drawn for
+OF_IMAGES = 1  # in the key of an epoch's order
 HELDOUT_SHARE = 20  # of files, about one in this many is held out
 TRIES = 20  # damaged clips in a row that end the run
 Crop = tuple[float, float]
@@ -46,10 +48,12 @@ class Source(Protocol):
   Attributes:
     names: for messages.
     lengths: frames, at the asked rate.
+    images: which of them are image files.
   """
 
   names: list[str]
   lengths: np.ndarray
+  images: np.ndarray
 
   def read(self, i: int, start: int, phase: Phase, crop: Crop) -> np.ndarray:
     """Frames uint8 [T, H, W, 3] from `start` on, of the phase's shape.
@@ -67,6 +71,7 @@ class ShapeSource:
     count = len(self.stored)
     self.names = [f"{folder}, {split} clip {i}" for i in range(count)]
     self.lengths = np.full(count, self.stored.settings.frames)
+    self.images = np.zeros(count, bool)
 
   def read(self, i: int, start: int, phase: Phase, crop: Crop) -> np.ndarray:
     frames = self.stored[i].video[start : start + phase.frames]
@@ -84,6 +89,7 @@ class FileSource:
   ):
     self.names = [str(item.path) for item in items]
     self.lengths = np.array([len(t.picks) for t in timelines], int)
+    self.images = np.array([item.kind == "image" for item in items])
     self.timelines, self.fps = list(timelines), fps
 
   def read(self, i: int, start: int, phase: Phase, crop: Crop) -> np.ndarray:
@@ -115,8 +121,7 @@ def open_sources(config: VideoDataConfig) -> tuple[Source, Source, Skipped]:
     )
   path = pathlib.Path(config.path)
   if not (path / "dataset_info.json").exists():
-    shortest = min(phase.frames for phase in config.phases)
-    return _open_files(path, config.fps, shortest)
+    return _open_files(path, config)
   if config.fps != shapes.FPS:
     raise ConfigError(
       f"config.videos.fps is {config.fps:g}, but {path} holds clips of "
@@ -126,9 +131,10 @@ def open_sources(config: VideoDataConfig) -> tuple[Source, Source, Skipped]:
 
 
 class TrainingClips:
-  """Random clips of the config's phases, and the held-out ones.
+  """Random clips and images of the config's phases, and the held-out clips.
 
   Attributes:
+    schedule: which shape each batch has.
     skipped: files that are left out, with the reasons.
 
   Raises:
@@ -136,64 +142,54 @@ class TrainingClips:
   """
 
   def __init__(self, config: VideoDataConfig, seed: int):
-    self.phases, self.seed, self.workers = config.phases, seed, config.workers
+    self.seed, self.workers = seed, config.workers
+    self.schedule = Schedule(config.phases, seed)
     self.source, self.held_out, self.skipped = open_sources(config)
-    for phase in self.phases:
-      if phase.frames % 8 != 1:
-        raise ConfigError(
-          f"a phase's frames {phase.frames} are not 8 n + 1; nearest: "
-          f"{max(round((phase.frames - 1) / 8), 0) * 8 + 1}."
-        )
-    self.fit = [_long_enough(self.source, p, "training") for p in self.phases]
-    _long_enough(self.held_out, self.phases[-1], "held-out")
-    self.ends = list(itertools.accumulate(p.steps for p in self.phases))
-    sizes = [p.steps * p.batch for p in self.phases]
-    self.first = [0, *itertools.accumulate(sizes)]
+    self.last = config.phases[-1]
+    self.fit = [
+      _long_enough(self.source, phase, "training") for phase in config.phases
+    ]
+    _long_enough(self.held_out, self.last, "held-out")
+    files = np.flatnonzero(self.source.images)
+    self.images = files if len(files) else np.arange(len(self.source.names))
     self.reported: set[str] = set()
-
-  def phase(self, step: int) -> int:
-    """Number of the phase that a step belongs to; the last one goes on."""
-    found = int(np.searchsorted(self.ends, step, side="right"))
-    return min(found, len(self.ends) - 1)
-
-  def rows(self, step: int) -> int:
-    """Clips in the batch of a step."""
-    return self.phases[self.phase(step)].batch
 
   def clip(self, step: int, place: int) -> Batch:
     """Clip `place` of a step's batch: video float32 in [-1, 1], index."""
-    p, n, at = self._at(step, place)
-    return {"video": to_float(self._read(p, n, at)), "index": np.int32(n)}
+    number = self.schedule.rows(step)[place]
+    fit, at = self._at(step, place)
+    frames = self._read(self.schedule.shape(step), number, fit, at)
+    return {"video": to_float(frames), "index": np.int32(number)}
 
   def samples(self, step: int) -> list[str]:
     """Names of the clips in a step's batch, damaged ones among them."""
-    places = [self._at(step, place) for place in range(self.rows(step))]
-    return [self.source.names[self.fit[p][at]] for p, _, at in places]
+    count = len(self.schedule.rows(step))
+    places = [self._at(step, place) for place in range(count)]
+    return [self.source.names[fit[at]] for fit, at in places]
 
-  def _at(self, step: int, place: int) -> tuple[int, int, int]:
-    """(phase, number in the run, which of the clips that fit) of a place."""
-    p = self.phase(step)
-    begun = self.ends[p - 1] if p else 0
-    row = (step - begun) * self.phases[p].batch + place
-    epoch, position = divmod(row, len(self.fit[p]))
-    at = order.permute(
-      np.array([position]), len(self.fit[p]), self.seed, p, epoch
-    )
-    return p, self.first[p] + row, int(at[0])
+  def _at(self, step: int, place: int) -> tuple[np.ndarray, int]:
+    """The clips that fit a step, and which of them stands at a place."""
+    p, images = self.schedule.phase(step), self.schedule.has_images(step)
+    fit = self.images if images else self.fit[p]
+    epoch, position = divmod(self.schedule.position(step) + place, len(fit))
+    key = (self.seed, p, epoch, *[OF_IMAGES] * images)
+    return fit, int(order.permute(np.array([position]), len(fit), *key)[0])
 
-  def _read(self, p: int, n: int, at: int) -> np.ndarray:
-    """Row n from the clip `at` of those that fit, or from one instead."""
-    draw = lambda *key: float(order.uniform(self.seed, n, *key))
+  def _read(
+    self, shape: Phase, number: int, fit: np.ndarray, at: int
+  ) -> np.ndarray:
+    """Row `number` from the clip `at` of those that fit, or from another."""
+    draw = lambda *key: float(order.uniform(self.seed, number, *key))
     for attempt in range(TRIES):
-      i = int(self.fit[p][at])
-      spare = int(self.source.lengths[i]) - self.phases[p].frames
+      i = int(fit[at])
+      spare = int(self.source.lengths[i]) - shape.frames
       start = int(draw(START, attempt) * (spare + 1))
       crop = draw(TOP, attempt), draw(LEFT, attempt)
       try:
-        return self.source.read(i, start, self.phases[p], crop)
+        return self.source.read(i, start, shape, crop)
       except BadVideo as error:
         self._report(self.source.names[i], error)
-      at = int(draw(INSTEAD, attempt) * len(self.fit[p]))
+      at = int(draw(INSTEAD, attempt) * len(fit))
     raise ConfigError(
       f"{TRIES} clips one after the other cannot be decoded; the warnings name "
       "them. Remove the damaged files."
@@ -205,11 +201,11 @@ class TrainingClips:
       log.warning("%s is damaged, another clip is used: %s", name, error)
 
   def batches(
-    self, start: int, places_of: Callable[[int], Sequence[int]]
+    self, steps: Sequence[int], places_of: Callable[[int], Sequence[int]]
   ) -> Iterator[Batch]:
-    """Batches from a step on, of the places that `places_of(rows)` names."""
-    steps = grain.MapDataset.source(_Steps(self, start, places_of))
-    return iter(pipeline.load_ahead(steps, self.workers))
+    """The batches of steps, of the places that `places_of(rows)` names."""
+    loaded = grain.MapDataset.source(_Steps(self, steps, places_of))
+    return iter(pipeline.load_ahead(loaded, self.workers))
 
   def heldout(self, count: int) -> list[np.ndarray]:
     """Held-out clips float32 [T, H, W, 3], of the shape of the last phase.
@@ -219,7 +215,7 @@ class TrainingClips:
     Raises:
       ConfigError: none can be decoded.
     """
-    phase, found = self.phases[-1], []
+    phase, found = self.last, []
     for i in _long_enough(self.held_out, phase, "held-out"):
       start = (int(self.held_out.lengths[i]) - phase.frames) // 2
       try:
@@ -241,17 +237,18 @@ class TrainingClips:
 class _Steps:
   """Batches by number, for grain."""
 
-  def __init__(self, clips: TrainingClips, start: int, places_of):
-    self.clips, self.start = clips, start
+  def __init__(self, clips: TrainingClips, steps: Sequence[int], places_of):
+    self.clips, self.steps = clips, steps
     # evaluated here, since loader processes know no mesh
-    self.places = {p.batch: tuple(places_of(p.batch)) for p in clips.phases}
+    shapes = [s for phase in clips.schedule.phases for s in phase.shapes]
+    self.places = {s.batch: tuple(places_of(s.batch)) for s in shapes}
 
   def __len__(self) -> int:
-    return 2**31 - 1 - self.start
+    return len(self.steps)
 
   def __getitem__(self, n: int) -> Batch:
-    step = self.start + int(n)
-    places = self.places[self.clips.rows(step)]
+    step = self.steps[int(n)]
+    places = self.places[len(self.clips.schedule.rows(step))]
     parts = [self.clips.clip(step, place) for place in places]
     return {k: np.stack([part[k] for part in parts]) for k in parts[0]}
 
@@ -274,10 +271,13 @@ def _long_enough(source: Source, phase: Phase, kind: str) -> np.ndarray:
 
 
 def _open_files(
-  path: pathlib.Path, fps: float, shortest: int
+  path: pathlib.Path, config: VideoDataConfig
 ) -> tuple[Source, Source, Skipped]:
   """Reads all timelines; leaves out what has none or is too short."""
-  items = files.find_files(path)
+  items, fps = files.find_files(path), config.fps
+  shortest = {"video": min(phase.frames for phase in config.phases)}
+  mixed = any(phase.image_ratio for phase in config.phases)
+  shortest["image"] = 1 if mixed else shortest["video"]
 
   def look(item: files.Item) -> video.Timeline | str:
     try:
@@ -286,10 +286,10 @@ def _open_files(
         check_hash(item.path, item.sha256)
     except BadVideo as error:
       return str(error)
-    if len(timeline.picks) < shortest:
+    if len(timeline.picks) < shortest[item.kind]:
       return (
         f"too short: {len(timeline.picks)} frames at {fps:g} a second, at "
-        f"least {shortest} are needed"
+        f"least {shortest[item.kind]} are needed"
       )
     return timeline
 

@@ -1,1 +1,1 @@
-"""How good what was generated is."""
+"""How good a clip is: against its original, its caption, a benchmark."""

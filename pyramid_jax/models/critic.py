@@ -1,4 +1,4 @@
-"""How good a reconstruction is: the VAE's losses and the PSNR.
+"""How good a reconstruction is: the VAE's losses.
 
 The loss of the released code: pixels and LPIPS under one log-variance, KL, and
 a discriminator whose part weighs as much as the rest where both meet, at the
@@ -172,12 +172,3 @@ def discriminator_loss(
   else:
     lost = jax.nn.softplus(-real).mean() + jax.nn.softplus(fake).mean()
   return 0.5 * lost
-
-
-def psnr(decoded_BTHWC: jax.Array, x_BTHWC: jax.Array) -> jax.Array:
-  """Peak signal-to-noise ratio of each clip in dB, of pixels that are shown.
-
-  What was decoded is clipped to [-1, 1] first; a perfect clip gives infinity.
-  """
-  error = jnp.square(jnp.clip(decoded_BTHWC, -1.0, 1.0) - x_BTHWC)
-  return 10.0 * jnp.log10(4.0 / error.mean((1, 2, 3, 4)))

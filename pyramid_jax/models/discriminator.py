@@ -48,7 +48,8 @@ class Discriminator(nnx.Module):
         (4,) * dims,
         strides=stride,
         padding=1,
-        dtype=jnp.dtype(config.dtype),
+        # logits are not rounded before they are compared with 1
+        dtype=jnp.float32 if size == 1 else jnp.dtype(config.dtype),
         kernel_init=axes(
           normal(0.02), *["kernel"] * dims, "channels_in", "channels"
         ),
@@ -72,7 +73,7 @@ class Discriminator(nnx.Module):
     x = nnx.leaky_relu(first(x), 0.2)
     for layer in between:
       x = nnx.leaky_relu(_instance_norm(layer(x)), 0.2)
-    return last(x).astype(jnp.float32)
+    return last(x)
 
 
 def _instance_norm(x: jax.Array) -> jax.Array:

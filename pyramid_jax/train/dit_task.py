@@ -43,7 +43,7 @@ def make_task(
   return Task(
     program=program,
     batches=batches,
-    rows=lambda step: data.rows,
+    rows=lambda step: range(step * data.rows, (step + 1) * data.rows),
     samples=lambda step: _samples(stores, planner, step),
     unit="tokens",
     items=lambda rows: float(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from pyramid_jax import sharding
-from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.config import Config, ConfigError, LPIPSConfig
 from pyramid_jax.convert import names, snapshot
 from pyramid_jax.convert.models import DISCRIMINATOR, LPIPS_VGG
 from pyramid_jax.models.pure import Params, Pure
@@ -27,8 +27,12 @@ class Judges(NamedTuple):
   adversary: Trainee | None = None
 
 
-def make_judges(config: Config) -> Judges:
+def make_judges(
+  config: Config, lpips_sizes: LPIPSConfig | None = None
+) -> Judges:
   """The networks that the config's loss asks for.
+
+  LPIPS has the sizes of its file unless they are given.
 
   Raises:
     ConfigError: there is no file of LPIPS weights.
@@ -36,8 +40,10 @@ def make_judges(config: Config) -> Judges:
   """
   loss, lpips, adversary = config.vae_loss, None, None
   if loss.perceptual:
-    with names.named(loss.lpips):
-      sizes = LPIPS_VGG.read_config(_tensors(config))
+    sizes = lpips_sizes
+    if sizes is None:
+      with names.named(loss.lpips):
+        sizes = LPIPS_VGG.read_config(_tensors(config))
     lpips = LPIPS_VGG.make(dataclasses.replace(sizes, dtype=config.vae.dtype))
   if loss.adversary.kind != "none":
     model = DISCRIMINATOR.make(loss.adversary)

@@ -52,24 +52,28 @@ class Task:
   Attributes:
     program: network, optimizer and step.
     batches: from a step on, this process's rows of every batch, as numpy.
-    rows: step -> rows of that step's batch, over all processes.
+    rows: step -> numbers of the rows in that step's batch, over all processes,
+      counted over the run.
     samples: step -> names of the samples in that step's batch.
     unit: what the speed is counted in.
     items: how many units a batch holds.
     finish: after the last step, (metrics to report, meta to save).
     meta: saved in every checkpoint, beside the config.
     frozen: the parameters of the program's frozen networks.
+    picture: uint8 [H, W, 3], what the weights do by now; the same on all
+      processes, each of which has to ask.
   """
 
   program: Program
   batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]]
-  rows: Callable[[int], int]
+  rows: Callable[[int], range]
   samples: Callable[[int], Sequence[str]]
   unit: str
   items: Callable[[Mapping[str, np.ndarray]], float]
   finish: Callable[[TrainState], tuple[dict[str, float], dict[str, Any]]]
   meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   frozen: Mapping[str, Params] = dataclasses.field(default_factory=dict)
+  picture: Callable[[TrainState], np.ndarray] | None = None
 
 
 def run(
@@ -113,7 +117,7 @@ def run(
     key = jax.random.key(config.seed)
     report = Reporter(
       workdir, start, train.steps, task.unit, train.spike,
-      lambda n: _rows(task, n), task.samples, utilisation,
+      task.rows, task.samples, utilisation,
     )  # fmt: skip
     ending.callback(report.close)
     trace = Trace(workdir / "profile", train.profile)
@@ -122,11 +126,12 @@ def run(
     for n in range(start, train.steps):
       trace.before(n + 1)
       local = next(batches)
-      batch = sharding.place_batch(mesh, local, task.rows(n))
+      rows = len(task.rows(n))
+      batch = sharding.place_batch(mesh, local, rows)
       state, metrics = step(state, batch, key, **task.frozen)
       # processes may share rows, but every row counts once
       held = len(next(iter(local.values())))
-      report.add(metrics, task.items(local) * task.rows(n) / held)
+      report.add(metrics, task.items(local) * rows / held)
       trace.after(n + 1, metrics)
       if n == start:
         jax.block_until_ready(metrics)
@@ -136,6 +141,9 @@ def run(
       if n == 0 or (n + 1) % train.log_every == 0 or last or due:
         _refuse_nonfinite(state, train.max_nonfinite, task)
         report.report(n + 1, skipped=int(state.skipped))
+      shown = train.pictures and (last or (n + 1) % train.pictures == 0)
+      if shown and task.picture:
+        report.picture(n + 1, task.picture(state))
       if due and not last:
         checkpoints.save(n + 1, _items(state), config, **task.meta)
       if stopping and not last:
@@ -229,7 +237,7 @@ def _refuse_nonfinite(state: TrainState, limit: int, task: Task):
   skipped, last = int(state.skipped), int(state.last_skipped)
   if skipped <= limit:
     return
-  rows = _rows(task, last)
+  rows = task.rows(last)
   raise NonFiniteError(
     f"step {last}: the loss or its gradient is not finite in rows {rows[0]} to "
     f"{rows[-1]}; {skipped} such steps, max_nonfinite is "
@@ -237,12 +245,6 @@ def _refuse_nonfinite(state: TrainState, limit: int, task: Task):
     "good. Look at those rows, lower optimizer.learning_rate, or raise "
     "train.max_nonfinite to skip them."
   )
-
-
-def _rows(task: Task, step: int) -> range:
-  """Numbers of the rows in a step's batch, counted over the run."""
-  first = sum(map(task.rows, range(step)))
-  return range(first, first + task.rows(step))
 
 
 class _StopSignal:

@@ -1,5 +1,6 @@
 """Reports of a run: a JSON line, TensorBoard, a line on the terminal."""
 
+import io
 import json
 import math
 import os
@@ -29,8 +30,8 @@ class Reporter:
   """Collects metrics of steps and writes their means; one process writes.
 
   `workdir/metrics.jsonl` has one object a report, `workdir/tensorboard` the
-  same for TensorBoard. Lines of steps that a resumed run takes again are
-  removed first.
+  same for TensorBoard, `workdir/pictures` a png a picture. Lines of steps that
+  a resumed run takes again are removed first.
 
   A step whose loss or gradient is not finite, or whose loss is above `spike`
   times its running median, has a line of its own with the rows and samples of
@@ -54,7 +55,7 @@ class Reporter:
     self.spikes, self.rows, self.samples = Spikes(spike), rows, samples
     self.unit, self.items, self.utilisation = unit, 0.0, utilisation
     self.since = time.perf_counter()
-    self.path = workdir / "metrics.jsonl"
+    self.path, self.pictures = workdir / "metrics.jsonl", workdir / "pictures"
     self.bar = tqdm(
       total=steps, initial=step, unit="step", dynamic_ncols=True,
       disable=None if self.writes else True,
@@ -74,7 +75,10 @@ class Reporter:
     self.bar.update()
 
   def report(self, step: int, **more: float) -> dict[str, float]:
-    """Writes the means since the last report, and the speed."""
+    """Writes the means since the last report, and the speed.
+
+    Of a metric that not all steps have, the mean over those that have it.
+    """
     fetched = jax.device_get(self.pending)
     for n, metrics in enumerate(fetched, step - len(fetched)):
       self._watch(n, metrics)
@@ -137,6 +141,21 @@ class Reporter:
       print(f"step {step}  {text}", flush=True)
     return values
 
+  def picture(self, step: int, image_HWC: np.ndarray):
+    """Writes `step_000100.png`, whole or not at all, and to TensorBoard."""
+    if not self.writes:
+      return
+    from PIL import Image  # training a transformer needs no Pillow
+
+    encoded = io.BytesIO()
+    Image.fromarray(image_HWC).save(encoded, "png")
+    self.pictures.mkdir(exist_ok=True)
+    path = self.pictures / f"step_{step:06d}.png"
+    beside = path.with_suffix(".tmp")
+    beside.write_bytes(encoded.getvalue())
+    os.replace(beside, path)
+    self.board.picture(step, image_HWC.shape, encoded.getvalue())
+
   def close(self):
     """Ends the bar and writes what is buffered."""
     self.bar.close()
@@ -163,12 +182,21 @@ class Board:
 
   def write(self, step: int, values: Mapping[str, float]):
     """Adds scalars."""
+    self._add(step, [dict(tag=k, simple_value=v) for k, v in values.items()])
+
+  def picture(self, step: int, shape: tuple[int, ...], png: bytes):
+    """Adds a picture [H, W, C] that is encoded already."""
+    image = dict(zip(("height", "width", "colorspace"), shape, strict=True))
+    image["encoded_image_string"] = png
+    self._add(step, [dict(tag="picture", image=image)])
+
+  def _add(self, step: int, values: list[dict]):
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import Summary
 
-    scalars = [Summary.Value(tag=k, simple_value=v) for k, v in values.items()]
-    summary = Summary(value=scalars)
-    event = Event(step=step, wall_time=time.time(), summary=summary)
+    event = Event(
+      step=step, wall_time=time.time(), summary=Summary(value=values)
+    )
     self.writer.write_event(event)
     self.writer.flush()
 
@@ -181,11 +209,8 @@ def _mean(steps: list[Mapping]) -> dict[str, float]:
   """Means over steps; stage_loss is weighted by stage_segments."""
   if not steps:
     return {}
-  values = {
-    k: float(np.mean([s[k] for s in steps]))
-    for k in steps[0]
-    if "stage" not in k
-  }
+  names = {k: None for s in steps for k in s if "stage" not in k}
+  values = {k: float(np.mean([s[k] for s in steps if k in s])) for k in names}
   if "stage_loss" in steps[0]:
     total = np.sum([s["stage_loss"] for s in steps], 0)
     count = np.sum([s["stage_segments"] for s in steps], 0)

@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pyramid_jax.config import Config, ConfigError, VAELossConfig
+from pyramid_jax.config import (
+  AdversaryConfig,
+  Config,
+  ConfigError,
+  LPIPSConfig,
+  VAELossConfig,
+)
 from pyramid_jax.data.sizes import check_frames
 from pyramid_jax.models import critic, vae
 from pyramid_jax.models.pure import Params, Pure, pure
@@ -53,14 +59,16 @@ def make_step(
   A batch has `video` [B, T, H, W, 3] in [-1, 1] and `index` [B], the clips'
   global numbers. With LPIPS the function also takes `lpips`, its parameters.
   Both networks take a step on the same pixels; the discriminator's part is
-  weighted anew for each microbatch. Metrics, float32: loss, its terms, gradient
-  norms.
+  weighted anew for each microbatch, and it sits out clips that are too small
+  for it. Metrics, float32: loss, its terms, gradient norms.
   """
-  adversary = judges.adversary
 
   def step(state: TrainState, batch: Batch, key: jax.Array, lpips=None):
-    on = state.step >= weights.adversary.start
-    factor = jnp.where(on, weights.adversary.factor, 0.0)
+    adversary = judges.adversary
+    if adversary and not judges_clips(adversary.model, batch["video"].shape):
+      adversary = None
+    since = state.step - weights.adversary.start
+    on, factor = since >= 0, adversarial_factor(weights.adversary, since)
 
     def loss(params, part):
       q, z = encode(model, params, part, key)
@@ -95,10 +103,25 @@ def make_step(
     mean = lambda x: x / microbatches
     value, terms, grads, slopes = jax.tree.map(mean, total)
     learned = adversary and Learned(adversary.tx, slopes, on)
+    if adversary:
+      terms["adversarial_factor"] = factor
     state, norms = update(state, grads, value, tx, ema_decay, learned)
     return state, {"loss": value, **terms, **norms}
 
   return step
+
+
+def adversarial_factor(config: AdversaryConfig, since: jax.Array) -> jax.Array:
+  """By what a discriminator counts `since` steps after its start; 0 before."""
+  risen = jnp.clip((since + 1) / max(config.warmup, 1), 0.0, 1.0)
+  return config.factor * risen.astype(jnp.float32)
+
+
+def judges_clips(discriminator: Pure, shape: tuple[int, ...]) -> bool:
+  """Whether clips [B, T, H, W, 3] have a patch that it could judge."""
+  clips = jax.ShapeDtypeStruct(shape, jnp.float32)
+  logits = jax.eval_shape(discriminator.apply, discriminator.shapes, clips)
+  return 0 not in logits.shape
 
 
 def _lost(
@@ -116,13 +139,38 @@ def _lost(
   )
 
 
-def make_program(config: Config) -> Program:
+def make_program(
+  config: Config, lpips_sizes: LPIPSConfig | None = None
+) -> Program:
   """Model, optimizer and step of a config; needs no data.
+
+  Args:
+    config: of the run.
+    lpips_sizes: of a perceptual loss whose file is not at hand (a plan).
 
   Raises:
     ConfigError: phases that do not fit the run, the VAE or the microbatches,
-      or no weights for a perceptual loss.
+      a discriminator that would never learn, or no weights for a perceptual
+      loss.
   """
+  check_phases(config)
+  train, phases = config.train, config.videos.phases
+  model = pure(lambda rngs: vae.VAE(config.vae, rngs=rngs))
+  tx = make_optimizer(
+    config.optimizer, model.axes, *((p.steps, p.rate) for p in phases)
+  )
+  judges = make_judges(config, lpips_sizes)
+  if judges.adversary:
+    check_adversary(config, judges.adversary.model)
+  step = make_step(
+    model, tx, config.vae_loss, train.microbatches, config.optimizer.ema, judges
+  )
+  frozen = {"lpips": judges.lpips} if judges.lpips else {}
+  return Program(model, tx, step, judges.adversary, frozen)
+
+
+def check_phases(config: Config):
+  """Raises ConfigError for phases that do not fit the run."""
   train, phases = config.train, config.videos.phases
   steps = sum(phase.steps for phase in phases)
   if steps != train.steps:
@@ -137,18 +185,32 @@ def make_program(config: Config) -> Program:
         f"a phase's rate {phase.rate:g} must be above 0; it multiplies "
         f"config.optimizer.learning_rate {config.optimizer.learning_rate:g}."
       )
-    if phase.batch % train.microbatches:
-      raise ConfigError(
-        f"a phase's batch {phase.batch} is not a multiple of "
-        f"config.train.microbatches {train.microbatches}."
-      )
-  model = pure(lambda rngs: vae.VAE(config.vae, rngs=rngs))
-  tx = make_optimizer(
-    config.optimizer, model.axes, *((p.steps, p.rate) for p in phases)
-  )
-  judges = make_judges(config)
-  step = make_step(
-    model, tx, config.vae_loss, train.microbatches, config.optimizer.ema, judges
-  )
-  frozen = {"lpips": judges.lpips} if judges.lpips else {}
-  return Program(model, tx, step, judges.adversary, frozen)
+    for shape in phase.shapes:
+      if shape.batch % train.microbatches:
+        name = "batch" if shape == phase else "batch of images"
+        raise ConfigError(
+          f"a phase's {name} {shape.batch} is not a multiple of "
+          f"config.train.microbatches {train.microbatches}."
+        )
+
+
+def check_adversary(config: Config, model: Pure):
+  """Raises ConfigError for a discriminator that would never learn."""
+  adversary = config.vae_loss.adversary
+  if adversary.start >= config.train.steps:
+    raise ConfigError(
+      f"config.vae_loss.adversary.start {adversary.start} is not before the "
+      f"run's end, step {config.train.steps}; lower it, or set its kind to "
+      '"none".'
+    )
+  shapes = [
+    (shape.batch, shape.frames, shape.height, shape.width, 3)
+    for phase in config.videos.phases
+    for shape in phase.shapes
+  ]
+  if not any(judges_clips(model, shape) for shape in shapes):
+    raise ConfigError(
+      f"clips of {', '.join(f'{t} x {h} x {w}' for _, t, h, w, _ in shapes)} "
+      f"are too small for a discriminator of {adversary.layers} layers; lower "
+      "config.vae_loss.adversary.layers."
+    )

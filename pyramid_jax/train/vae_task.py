@@ -1,4 +1,4 @@
-"""Training of the VAE, from a config: clips, step, PSNR, latent statistics."""
+"""Training of the VAE, from a config: clips, step, latent statistics."""
 
 import dataclasses
 import functools
@@ -12,16 +12,16 @@ from pyramid_jax.config import Config
 from pyramid_jax.data import clips as clips_lib
 from pyramid_jax.data.files import write_skipped
 from pyramid_jax.data.latents import Statistics
-from pyramid_jax.models import critic
 from pyramid_jax.models import vae as vae_lib
-from pyramid_jax.models.pure import Pure
+from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train import vae
 from pyramid_jax.train.judges import load_lpips
 from pyramid_jax.train.loop import Task
-from pyramid_jax.train.metrics import say
 from pyramid_jax.train.state import TrainState
+from pyramid_jax.train.vae_eval import HeldOut
 
-STATISTICS_BATCHES = 16  # of the last phase
+FOREVER = 2**31 - 1  # a step is an int32 on the device
+STATISTICS_BATCHES = 16  # of clips, and of images where they are mixed
 
 
 def make_task(
@@ -41,8 +41,13 @@ def make_task(
     if clips.skipped or listed.exists():  # no list of another time stays
       write_skipped(listed, clips.skipped)
 
-  def places(rows):
-    return sharding.local_rows(mesh, rows)
+  held_out = HeldOut(mesh, program.model, clips)
+
+  def finish(state: TrainState):
+    """Scores on held-out clips and statistics of the latents, of the EMA."""
+    scores = held_out.report(state.ema, config.train.eval_clips)
+    found = latent_statistics(config, mesh, program.model, clips, state.ema)
+    return scores, {"statistics": found}
 
   return Task(
     program=program,
@@ -50,34 +55,32 @@ def make_task(
       name: load_lpips(config, model, mesh)
       for name, model in program.frozen.items()
     },
-    batches=lambda step: clips.batches(step, places),
-    rows=clips.rows,
+    batches=lambda step: clips.batches(
+      range(step, FOREVER), functools.partial(sharding.local_rows, mesh)
+    ),
+    rows=clips.schedule.rows,
     samples=clips.samples,
     unit="frames",
     items=lambda batch: float(np.prod(batch["video"].shape[:2])),
-    finish=lambda state: finish(config, mesh, program.model, clips, state),
+    finish=finish,
+    picture=lambda state: held_out.picture(state.ema),
   )
 
 
-def finish(
+def latent_statistics(
   config: Config,
   mesh: jax.sharding.Mesh,
   model: Pure,
   clips: clips_lib.TrainingClips,
-  state: TrainState,
-):
-  """PSNR on held-out clips and statistics of the latents, of the EMA weights.
+  params: Params,
+) -> dict[str, float]:
+  """Statistics of the latents of clips of the last phase, and of its images.
 
-  Returns:
-    metrics {"psnr"}, and meta {"statistics"} for the checkpoint.
+  They are of the batches that would come after the last step.
   """
-  last = sum(phase.steps for phase in config.videos.phases)
-  rows = clips.rows(last)
-  mine = sharding.local_rows(mesh, rows)
-  # whole on every device, so that each process reads the numbers of all
-  on_all = functools.partial(jax.jit, out_shardings=sharding.sharding(mesh))
 
-  @on_all
+  # whole on every device, so that each process reads the numbers of all
+  @functools.partial(jax.jit, out_shardings=sharding.sharding(mesh))
   def stored(params, batch):
     """The latents as `pyramid-encode` will store them."""
     moments = model.apply(params, batch["video"], method="encode")
@@ -88,29 +91,18 @@ def finish(
     eps = vae.draw(key, batch["index"], posterior.mean.shape[1:])
     return posterior.sample(eps)
 
-  @on_all
-  def score(params, video):
-    moments = model.apply(params, video, method="encode")
-    mean = vae_lib.posterior(moments).mean
-    return critic.psnr(model.apply(params, mean, method="decode"), video)
-
-  batches = clips.batches(last, lambda rows: mine)
-  first, later = [], []
-  for _ in range(STATISTICS_BATCHES):
-    batch = sharding.place_batch(mesh, next(batches), rows)
-    z = np.asarray(stored(state.ema, batch))
-    first.append(z[:, :1].ravel())
-    later.append(z[:, 1:].ravel())
-  held = clips.heldout(config.train.eval_clips)
-  scores = []
-  for start in range(0, len(held), rows):
-    part = held[start : start + rows]
-    video = np.stack([*part, *[part[-1]] * (rows - len(part))])
-    placed = sharding.place_batch(mesh, video[mine], rows)
-    scores += list(np.asarray(score(state.ema, placed))[: len(part)])
-  psnr = float(np.mean(scores))
-  say(f"PSNR on {len(scores)} held-out clips: {psnr:.2f} dB")
-  return {"psnr": psnr}, {"statistics": statistics(first, later)}
+  schedule, first, later = clips.schedule, [], []
+  ratio = clips.last.image_ratio
+  for images in [False] * (ratio < 1) + [True] * (ratio > 0):
+    steps = schedule.steps_like(images, schedule.total, STATISTICS_BATCHES)
+    rows = schedule.shape(steps[0]).batch
+    places = functools.partial(sharding.local_rows, mesh)
+    for batch in clips.batches(steps, places):
+      placed = sharding.place_batch(mesh, batch, rows)
+      z = np.asarray(stored(params, placed))
+      first.append(z[:, :1].ravel())
+      later.append(z[:, 1:].ravel())
+  return statistics(first, later)
 
 
 def statistics(first: list[np.ndarray], later: list[np.ndarray]) -> dict:

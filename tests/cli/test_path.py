@@ -1,11 +1,13 @@
 """The commands one after the other, as the quick start calls them."""
 
+import dataclasses
 import json
 
 import av
 import numpy as np
 import PIL.Image
 
+from pyramid_jax import checkpoint
 from pyramid_jax.data import latents
 from tests import commands, whole_path
 
@@ -29,6 +31,19 @@ def test_every_clip_is_encoded(workdirs):
   assert "12 clips stored, 108 frames" in workdirs.results["latents"].out
   assert store.metadata.vae_path == str(workdirs.vae)
   assert store.metadata.text_path == str(workdirs.text)
+
+
+def test_latents_are_normalised_by_the_statistics_of_the_vae(workdirs):
+  metas = []
+  for folder, kind in ((workdirs.vae, "vae"), (workdirs.dit, "dit")):
+    checkpoints, _, meta = checkpoint.open_trained(folder, kind)
+    checkpoints.close()
+    metas.append(meta)
+  vae, dit = metas
+  store = latents.open_store(workdirs.latents)
+  assert dataclasses.asdict(store.metadata.statistics) == vae["statistics"]
+  assert dit["latents"]["statistics"] == vae["statistics"]
+  assert vae["statistics"]["scale"] not in (0, 1)
 
 
 def test_nothing_is_told_where_nothing_is_wrong(workdirs):

@@ -1,5 +1,6 @@
 """The plan of a run is that of the run: its memory, its batch, its command."""
 
+import dataclasses
 import pathlib
 import runpy
 
@@ -11,7 +12,8 @@ from pyramid_jax import sharding
 from pyramid_jax.config import Config, ConfigError, from_dict
 from pyramid_jax.cost import jobs, plan
 from pyramid_jax.cost.compile import tree_bytes
-from pyramid_jax.data import pipeline
+from pyramid_jax.data import pipeline, shapes_store
+from pyramid_jax.data.clips import TrainingClips
 from pyramid_jax.data.packing import Planner
 from pyramid_jax.data.rows import TokenSpec
 from pyramid_jax.train import dit
@@ -91,6 +93,36 @@ def test_both_transformers_learn_a_stage_from_the_same_rows(stage):
   tokens = one.latents.latent_tokens + one.latents.text_tokens
   assert tokens % 512 == 0 and tokens <= 32768
   assert np.isclose(sum(s.weight for s in one.latents.sources), 1)
+
+
+def test_planned_clips_and_images_are_shaped_as_loaded_ones(tmp_path):
+  settings = tiny.get_config("vae").to_dict()
+  phase = dict(settings["videos"]["phases"][0], image_ratio=0.5, frames=9)
+  settings["videos"]["phases"] = [dict(phase, steps=9, height=16, width=16)]
+  settings["train"]["steps"] = 9
+  config = from_dict(Config, settings)
+  sizes = shapes_store.ShapesConfig(
+    clips=3, heldout=1, frames=9, height=32, width=32
+  )
+  path = str(shapes_store.write(tmp_path / "shapes", sizes))
+  clips = TrainingClips(dataclasses.replace(config.videos, path=path), 0)
+  shape = lambda batch: {k: (x.shape, x.dtype) for k, x in batch.items()}
+  loaded = [shape(batch) for batch in clips.batches(range(9), range)]
+  mesh = sharding.make_mesh(config.mesh)
+  planned = [shape(job.args[1]) for job in jobs.training(config, mesh)]
+  assert len(planned) == 2 and all(x in loaded for x in planned)
+  assert all(x in planned for x in loaded)
+
+
+def test_a_perceptual_loss_is_planned_without_its_weights():
+  settings = tiny.get_config("vae").to_dict()
+  settings["vae_loss"]["perceptual"] = 1.0
+  config = from_dict(Config, settings)
+  (job,) = jobs.training(config, sharding.make_mesh(config.mesh))
+  count = sum(
+    int(np.prod(x.shape)) for x in jax.tree.leaves(job.parts["LPIPS"])
+  )
+  assert count == 14_716_160  # VGG16's convolutions and a weight a channel
 
 
 def test_a_slice_takes_its_share_of_the_clips_of_a_vae():

@@ -1,6 +1,5 @@
 """Batches of clips are functions of their number, and hold what they should."""
 
-import itertools
 import logging
 import pickle
 
@@ -22,8 +21,7 @@ PHASES = (
 
 
 def take(clips, start, count, places_of=range):
-  batches = clips.batches(start, places_of)
-  return list(itertools.islice(batches, count))
+  return list(clips.batches(range(start, start + count), places_of))
 
 
 def assert_same(actual, desired):
@@ -61,7 +59,8 @@ def folder(tmp_path_factory):
 def test_a_batch_has_the_shape_of_its_phase_and_rows_are_numbered(shapes):
   batches = take(shapes, 0, 5)
   assert [b["video"].shape[:2] for b in batches] == [(4, 1)] * 3 + [(2, 9)] * 2
-  assert [shapes.rows(step) for step in range(6)] == [4, 4, 4, 2, 2, 2]
+  rows = [len(shapes.schedule.rows(step)) for step in range(6)]
+  assert rows == [4, 4, 4, 2, 2, 2]
   npt.assert_array_equal(
     np.concatenate([b["index"] for b in batches]), range(16)
   )
@@ -90,9 +89,9 @@ def test_hosts_load_parts_of_the_same_batch(shapes):
 
 
 def test_loader_processes_give_the_same_batches(shapes):
-  batches = shapes.batches(2, range)
+  batches = shapes.batches(range(2, 4), range)
   sent = pickle.loads(pickle.dumps(shapes))
-  assert_same(take(sent, 2, 2), list(itertools.islice(batches, 2)))
+  assert_same(take(sent, 2, 2), list(batches))
 
 
 def test_a_row_is_a_run_of_frames_of_a_training_clip(shapes, rendered):
@@ -110,6 +109,48 @@ def test_a_row_is_a_run_of_frames_of_a_training_clip(shapes, rendered):
       seen.update(places)
   assert {i for i, _ in seen} == set(range(6))  # two epochs
   assert len({start for _, start in seen}) > 3
+
+
+MIXED = (
+  Phase(steps=4, batch=2, frames=9, height=32, width=32, image_ratio=0.5),
+  Phase(2, 2, 9, 16, 16, image_ratio=0.9, images=3),
+)
+
+
+def test_images_are_those_of_the_image_files(folder):
+  clips = TrainingClips(VideoDataConfig(str(folder), MIXED), seed=0)
+  images = 0
+  for step, batch in enumerate(take(clips, 0, 8)):
+    of_images = clips.schedule.has_images(step)
+    images += of_images
+    names = clips.samples(step)
+    assert all(name.endswith("png") == of_images for name in names)
+    shape = clips.schedule.shape(step)
+    assert batch["video"].shape == (
+      shape.batch, shape.frames, shape.height, shape.width, 3,
+    )  # fmt: skip
+    if of_images:
+      assert shape.frames == 1 and shape.batch == (18 if step < 4 else 3)
+      npt.assert_allclose((batch["video"] + 1) * 127.5, 16, atol=1e-4)
+    npt.assert_array_equal(batch["index"], clips.schedule.rows(step))
+  assert 0 < images < 8
+
+
+def test_without_image_files_single_frames_of_clips_are_the_images(rendered):
+  clips = TrainingClips(VideoDataConfig(rendered, MIXED), seed=3)
+  stored = np.concatenate([clip.video for clip in Stored(rendered)])
+  (step,) = clips.schedule.steps_like(True, 0, 1)
+  (batch,) = take(clips, step, 1)
+  frames = np.rint((batch["video"][:, 0] + 1) * 127.5).astype(np.uint8)
+  assert batch["video"].shape == (18, 1, 32, 32, 3)
+  for frame in frames:
+    assert (stored == frame).all((1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("start", [1, 4, 5])
+def test_a_mixed_run_continues_exactly_at_any_step(rendered, start):
+  clips = TrainingClips(VideoDataConfig(rendered, MIXED), seed=3)
+  assert_same(take(clips, start, 7 - start), take(clips, 0, 7)[start:])
 
 
 def test_every_clip_comes_once_an_epoch(folder):

@@ -4,6 +4,7 @@ import json
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from pyramid_jax.train.metrics import Reporter
@@ -116,10 +117,31 @@ def test_tensorboard_gets_a_file_of_its_own(tmp_path):
   assert b"loss" in file.read_bytes()
 
 
+def test_a_metric_that_not_all_steps_have_is_the_mean_over_those(tmp_path):
+  values = [{"loss": 1.0}, {"loss": 2.0, "adversarial": 5.0}, {"loss": 3.0}]
+  reported = report(tmp_path, values=values, step=3)
+  assert (reported["loss"], reported["adversarial"]) == (2, 5)
+
+
+def test_a_picture_is_a_file_and_in_tensorboard(tmp_path):
+  image = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
+  reporter = Reporter(tmp_path, 0, 10, "frames")
+  reporter.picture(120, image)
+  reporter.close()
+  (path,) = (tmp_path / "pictures").iterdir()  # nothing half-written beside
+  assert path.name == "step_000120.png"
+  np.testing.assert_array_equal(PIL.Image.open(path), image)
+  (file,) = (tmp_path / "tensorboard").iterdir()
+  assert path.read_bytes() in file.read_bytes()
+
+
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   reported = report(tmp_path / "run", values=[{"loss": 1.0}])
   assert reported["loss"] == 1
+  assert not (tmp_path / "run").exists()
+  reporter = Reporter(tmp_path / "run", 0, 10, "frames")
+  reporter.picture(1, np.zeros((4, 5, 3), np.uint8))
   assert not (tmp_path / "run").exists()
 
 

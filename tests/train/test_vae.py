@@ -6,6 +6,7 @@ import shutil
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from pyramid_jax import checkpoint, sharding
@@ -37,7 +38,9 @@ CONFIG = Config(
     groups=2, down_space=(False,), down_time=(False,), dtype="float32",
   ),
   optimizer=OptimizerConfig(learning_rate=1e-2, warmup=1, ema=0.5),
-  train=TrainConfig(steps=4, log_every=1, save_every=2, eval_clips=5),
+  train=TrainConfig(
+    steps=4, log_every=1, save_every=2, eval_clips=5, pictures=3
+  ),
 )  # fmt: skip
 
 
@@ -143,7 +146,7 @@ def test_the_statistics_of_the_latents_and_the_psnr_are_kept(whole, tmp_path):
   assert [x["step"] for x in lines(whole[0]) if "psnr" in x] == [4]
 
 
-def test_the_psnr_is_that_of_the_held_out_clips(config, whole, capsys):
+def test_scores_are_those_of_the_held_out_clips(config, whole):
   """Computed again from the saved average, clip by clip."""
   _, state, _ = whole
   model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
@@ -155,13 +158,73 @@ def test_the_psnr_is_that_of_the_held_out_clips(config, whole, capsys):
     mean = vae_lib.posterior(moments).mean
     return model.apply(params, mean, method="decode")
 
-  scores = []
+  scores, flicker, original = [], [], []
   for clip in clips.heldout(config.train.eval_clips):
-    error = reconstruct(state.ema, clip[None])[0].clip(-1, 1) - clip
-    scores.append(10 * np.log10(4 / np.mean(np.square(error))))
+    decoded = np.asarray(reconstruct(state.ema, clip[None])[0]).clip(-1, 1)
+    scores.append(10 * np.log10(4 / np.mean(np.square(decoded - clip))))
+    flicker.append(np.abs(decoded[1:] - decoded[:-1]).mean())
+    original.append(np.abs(clip[1:] - clip[:-1]).mean())
   assert len(scores) == 5
-  (reported,) = (x["psnr"] for x in lines(whole[0]) if "psnr" in x)
-  np.testing.assert_allclose(reported, np.mean(scores), rtol=1e-4)
+  (reported,) = (x for x in lines(whole[0]) if "psnr" in x)
+  assert reported["ssim"] is None  # frames are smaller than its window
+  for key, values in (
+    ("psnr", scores), ("flicker", flicker), ("flicker_original", original)
+  ):  # fmt: skip
+    np.testing.assert_allclose(reported[key], np.mean(values), rtol=1e-4)
+
+
+def test_the_statistics_are_of_the_average_weights_and_of_images_too(
+  config, whole
+):
+  """Computed again, batch by batch, of a last phase that mixes images."""
+  _, state, _ = whole
+  last = dataclasses.replace(PHASES[1], image_ratio=0.5, images=8)
+  videos = dataclasses.replace(config.videos, phases=(PHASES[0], last))
+  config = dataclasses.replace(
+    config,
+    videos=videos,
+    vae=dataclasses.replace(config.vae, sample=False),
+    mesh=MeshConfig(),
+  )
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  model = pure(lambda rngs: vae_lib.VAE(config.vae, rngs=rngs))
+  clips = vae_task.clips_lib.TrainingClips(videos, config.seed)
+  found = vae_task.latent_statistics(config, mesh, model, clips, state.ema)
+  encode = jax.jit(lambda x: model.apply(state.ema, x, method="encode"))
+  first, later = [], []
+  for images in (False, True):
+    for n in clips.schedule.steps_like(images, 4, 2):
+      (batch,) = clips.batches([n], range)
+      assert batch["video"].shape[:2] == ((8, 1) if images else (16, 9))
+      mean = np.asarray(encode(batch["video"]))[..., :4]
+      first.append(mean[:, :1].ravel())
+      later.append(mean[:, 1:].ravel())
+  first, later = map(np.concatenate, (first, later))
+  expected = {
+    "shift": first.mean(), "scale": 1 / first.std(),
+    "video_shift": later.mean(), "video_scale": 1 / later.std(),
+  }  # fmt: skip
+  for key, value in expected.items():
+    # sums of float32 in another order; the shift is near 0
+    np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_the_average_are_written_by_one_program(config, whole):
+  names = sorted(p.name for p in (whole[0] / "pictures").iterdir())
+  assert names == ["step_000003.png", "step_000004.png"]
+  mesh = sharding.make_mesh(config.mesh)
+  program = vae_task.make_task(config, mesh).program
+  clips = vae_task.clips_lib.TrainingClips(config.videos, config.seed)
+  held = vae_task.HeldOut(mesh, program.model, clips)
+  with jax.set_mesh(mesh):
+    ema = jax.device_put(whole[1].ema, program.shardings(mesh).params)
+    picture = held.picture(ema)
+    np.testing.assert_array_equal(
+      picture, PIL.Image.open(whole[0] / "pictures" / names[1])
+    )
+    held.picture(ema)
+    held.report(ema, 5)
+  assert held.program._cache_size() == 1
 
 
 def test_statistics_give_mean_0_and_variance_1():

@@ -1,0 +1,40 @@
+"""The causal 3D VAE, second stage: clips of up to 257 frames.
+
+Command:
+  pyramid-train --config=configs/vae_long.py --workdir=runs/vae_long \
+    --data=videos.jsonl --config.vae_loss.lpips=vgg_lpips.pth
+Hardware: 64 TPU v5p, 8 to a clip: mesh axis `sequence` splits its height.
+Expected: not run here, on no machine.
+
+It starts from the weights of runs/vae_short (configs/vae_short.py). Clips grow
+from 33 frames, as in the released script, to the 257 that its comments name, a
+quarter of the 200k steps each; the rate starts anew with each length. 8 clips a
+step and no images, loss and optimizer as in the released script.
+"""
+
+import pathlib
+import runpy
+
+from pyramid_jax.config import settings
+
+SHORT = pathlib.Path(__file__).with_name("vae_short.py")
+FRAMES = (33, 65, 129, 257)
+
+
+def get_config():
+  """The run as a ConfigDict."""
+  short = runpy.run_path(str(SHORT))
+  each = short["STEPS"] // len(FRAMES)
+  phases = tuple(
+    dict(steps=each, batch=8, frames=frames, height=256, width=256)
+    for frames in FRAMES
+  )
+  return settings(
+    kind="vae",
+    mesh=dict(sequence=8),
+    vae=dict(remat=True),
+    videos=dict(path="videos.jsonl", phases=phases, workers=8),
+    vae_loss=dict(short["LOSS"], adversary=short["ADVERSARY"]),
+    optimizer=short["OPTIMIZER"],
+    train=dict(steps=short["STEPS"], init="runs/vae_short", pictures=5000),
+  )
