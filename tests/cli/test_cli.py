@@ -16,7 +16,8 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 TINY = f"config={CONFIGS}/tiny.py"
 SMALL = f"config={tiny.__file__}"
 COMMANDS = (
-  "shapes", "train", "encode", "generate", "convert", "verify", "plan"
+  "shapes", "train", "encode", "generate", "convert", "verify", "plan",
+  "data",
 )  # fmt: skip
 
 
