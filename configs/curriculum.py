@@ -7,8 +7,8 @@ Hardware: 128 devices of 16 GB and more; rows are 128 for every stage.
 Expected: not run here; docs/scale.md has the plan.
 
 The length of the rows makes the mean number of samples a step the paper's.
-Planned on assumed clips (pyramid-plan prints them), a row holds 12.0, 5.8, 6.0
-and 3.0 samples in the order of the stages: 1542, 746, 772 and 380 a step, where
+Planned on assumed clips (pyramid-plan prints them), a row holds 12.3, 5.9, 6.1
+and 3.0 samples in the order of the stages: 1574, 757, 781 and 379 a step, where
 the paper has 1536, 768, 768 and 384.
 """
 
@@ -26,7 +26,7 @@ STAGES = {
       sizes=((512, 512), (384, 640), (640, 384)), max_frames=1, min_frames=1
     ),
     latents=dict(
-      sources=(dict(IMAGES, weight=1.0),), latent_tokens=5248, text_tokens=896,
+      sources=(dict(IMAGES, weight=1.0),), latent_tokens=5376, text_tokens=768,
       segments=40,
     ),
     optimizer=dict(learning_rate=1e-4, beta2=0.999),
@@ -46,7 +46,7 @@ STAGES = {
   "384p_5s": dict(
     encode=dict(sizes=((384, 640), (640, 384)), max_frames=121, min_frames=49),
     latents=dict(
-      sources=(VIDEO_384P, IMAGES), latent_tokens=6144, text_tokens=512,
+      sources=(VIDEO_384P, IMAGES), latent_tokens=6240, text_tokens=416,
       segments=24, max_units=16,
     ),
     optimizer=dict(learning_rate=1e-4, beta2=0.95),

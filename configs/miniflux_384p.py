@@ -10,8 +10,8 @@ Command:
 Hardware: 128 A100 of 80 GB; the paper reports
   90 h for 80k steps at 2 s and 120k at 5 s (for the MM-DiT).
 Expected: not run here; docs/scale.md has the plan for other machines.
-Tokens a step: 128 rows of 5,248 + 384 (2s) or 6,144 + 512 (5s) latent and text
-  tokens, 720,896 or 851,968 in all; 746 or 772 samples.
+Tokens a step: 128 rows of 5,248 + 384 (2s) or 6,240 + 416 (5s) latent and text
+  tokens, 720,896 or 851,968 in all; 757 or 781 samples.
 """
 
 import pathlib

@@ -9,7 +9,7 @@ Hardware: 128 A100 of 80 GB; the paper reports
   MM-DiT).
 Expected: not run here; docs/scale.md has the plan for other machines.
 Tokens a step: 128 rows of 16,128 latent and 256 text tokens, 2,097,152 in all;
-  380 samples.
+  379 samples.
 """
 
 import pathlib

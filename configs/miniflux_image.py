@@ -8,8 +8,8 @@ Hardware: 128 A100 of 80 GB; the paper reports
   12 h for 50k steps (for the
   MM-DiT).
 Expected: not run here; docs/scale.md has the plan for other machines.
-Tokens a step: 128 rows of 5,248 latent and 896 text tokens, 786,432 in all;
-  1,542 samples.
+Tokens a step: 128 rows of 5,376 latent and 768 text tokens, 786,432 in all;
+  1,574 samples.
 """
 
 import pathlib

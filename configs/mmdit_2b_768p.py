@@ -8,7 +8,7 @@ Hardware: 128 A100 of 80 GB; the paper reports
   60 h for 50k steps at 5 to 10 s.
 Expected: not run here; docs/scale.md has the plan for other machines.
 Tokens a step: 128 rows of 16,128 latent and 256 text tokens, 2,097,152 in all;
-  380 samples.
+  379 samples.
 """
 
 import pathlib

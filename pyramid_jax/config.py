@@ -162,6 +162,16 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
+class Period:
+  """A stretch of training on clips up to a length, in a mixture of its own."""
+
+  steps: Count = 1000  # the last period goes on
+  max_units: int = 0  # longest clip used, in units; 0: all of it
+  # of the sources, 0 leaves one out; empty: their own
+  weights: tuple[float, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class LatentDataConfig:
   """Packed rows from stored latents."""
 
@@ -175,6 +185,8 @@ class LatentDataConfig:
   stage_weights: tuple[float, ...] = ()  # empty: uniform
   segments_per_clip: Count = 1
   max_units: int = 0  # longest clip used, in units; 0: all of it
+  # in place of max_units and the sources' weights, one after the other
+  periods: tuple[Period, ...] = ()
   workers: int = 0  # loader processes; 0: threads in this process
 
 
@@ -295,6 +307,7 @@ class TrainConfig:
   profile: tuple[int, ...] = ()  # (first, last): a trace of these steps
   eval_clips: Count = 16  # held-out clips that a VAE is measured on
   pictures: int = 1000  # steps between pictures of reconstructions; 0: none
+  new_data: bool = False  # go on with other data, rows or order than before
   init: str = ""  # run or converted folder whose weights a new run starts from
 
 

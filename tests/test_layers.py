@@ -24,7 +24,6 @@ ALLOWED = {
   "models": MODELS,
   "data": DATA,
   "convert": TRAINED,
-  "evals": DATA | {"models", "convert", "evals"},
   "train": TRAINED | {"train", "evals"},
   "generate": TRAINED | {"generate"},
   "verify": TRAINED | {"verify"},

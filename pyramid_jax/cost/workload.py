@@ -8,6 +8,7 @@ Legend: N clips, n rows.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from pyramid_jax.config import Config, EncodeConfig, Source
 from pyramid_jax.cost import flops
 from pyramid_jax.data import latents
+from pyramid_jax.data.curriculum import Curriculum
 from pyramid_jax.data.draws import Pick, segment_clips
 from pyramid_jax.data.latents import Lengths, NullPrompt
 from pyramid_jax.data.packing import Planner
@@ -55,11 +57,14 @@ class AssumedStore:
 
 
 def measure(config: Config, tile: tuple[int, int]) -> Workload:
-  """Plans a window of rows and measures them.
+  """Plans a window of rows of each period and measures them.
 
   Args:
     config: of a transformer's run.
     tile: (query, key) block of the attention kernel.
+
+  Returns:
+    The mean over the steps of the run.
 
   Raises:
     ConfigError: clips that do not fit the rows.
@@ -67,7 +72,29 @@ def measure(config: Config, tile: tuple[int, int]) -> Workload:
   sources = config.latents.sources or (Source(),)
   data = dataclasses.replace(config.latents, sources=sources)
   stores = [open_store(source, config, i) for i, source in enumerate(sources)]
-  planner = Planner(stores, data, config.flow, config.model.patch, config.seed)
+  plan = Curriculum(stores, data, config.flow, config.model.patch, config.seed)
+  assumed = any(isinstance(store, AssumedStore) for store in stores)
+  ends = [
+    *(start // data.rows for start in plan.starts[1:]),
+    config.train.steps,
+  ]
+  steps = np.diff([0, *np.minimum(ends, config.train.steps)])
+  found = np.array(
+    [
+      _measure(planner, stores, config, tile) if n else [0.0] * 5
+      for planner, n in zip(plan.planners, steps, strict=True)
+    ]
+  )
+  return Workload(
+    *(steps @ found / steps.sum()).tolist(),
+    assumed=_assumptions(config) if assumed else "",
+  )
+
+
+def _measure(
+  planner: Planner, stores: Sequence, config: Config, tile: tuple[int, int]
+) -> list[float]:
+  """The fields of a `Workload` in the first window of a plan."""
   window = planner.window(0)
   n, taken = len(window), range(min(len(window), ROWS))
   pairs = visited = 0.0
@@ -77,19 +104,17 @@ def measure(config: Config, tile: tuple[int, int]) -> Workload:
       for pick in window.row(r)
       for group in _groups(pick, stores[pick.source], config)
     ]
-    counts = attention_pairs(
-      groups, data.latent_tokens + data.text_tokens, tile, config.model.causal
-    )
+    length = config.latents.latent_tokens + config.latents.text_tokens
+    counts = attention_pairs(groups, length, tile, config.model.causal)
     pairs, visited = pairs + counts[0], visited + counts[1]
-  guessed = [s for s in stores if isinstance(s, AssumedStore)]
-  return Workload(
-    samples=window.samples.stage.size / n,
-    latent=window.samples.latent.sum() / n,
-    text=window.samples.text.sum() / n,
-    pairs=pairs / len(taken),
-    visited=visited / len(taken),
-    assumed=_assumptions(config) if guessed else "",
-  )
+  samples = window.samples
+  return [
+    samples.stage.size / n,
+    samples.latent.sum() / n,
+    samples.text.sum() / n,
+    pairs / len(taken),
+    visited / len(taken),
+  ]
 
 
 def model_flops(config: Config, workload: Workload) -> float:

@@ -95,7 +95,7 @@ class Draws:
     )
     self._first = np.cumsum([0, *self.mixture.sizes[:-1]])
     frames, height, width, text = (
-      np.concatenate([getattr(x, name) for x in lengths]).astype(np.int64)
+      np.concatenate([getattr(x, name) for x in lengths]).astype(np.int32)
       for name in ("frames", "height", "width", "text")
     )
     units = 1 + (frames - 1) // flow.frames_per_unit

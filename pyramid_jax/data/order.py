@@ -20,9 +20,13 @@ ROUNDS = 6  # of the permutation; 4 are enough for a random look
 
 def integers(*key: int | np.ndarray) -> np.ndarray:
   """Hashes integers (arrays broadcast) to uniform uint64 (SplitMix64)."""
-  state = np.uint64(len(key))
+  return _mixed(np.uint64(len(key)), *key)
+
+
+def _mixed(state: np.ndarray, *parts: int | np.ndarray) -> np.ndarray:
+  """A hash that has taken in more parts."""
   with np.errstate(over="ignore"):
-    for part in key:
+    for part in parts:
       state = state + np.asarray(part).astype(np.uint64)
       state = state + np.uint64(0x9E3779B97F4A7C15)
       state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -45,13 +49,14 @@ def permute(index: np.ndarray, size: int, *key: int | np.ndarray) -> np.ndarray:
   half = np.uint64(max((int(size - 1).bit_length() + 1) // 2, 1))
   mask = (np.uint64(1) << half) - np.uint64(1)
   out = np.array(index).astype(np.uint64)
-  key = tuple(np.broadcast_to(k, out.shape) for k in key)
+  # hashes of (*key, turn, right), of which the key's part is the same always
+  state = np.broadcast_to(_mixed(np.uint64(len(key) + 2), *key), out.shape)
   outside = np.ones(out.shape, bool)
   while outside.any():
-    x = out[outside]
+    x, given = out[outside], state[outside]
     left, right = x >> half, x & mask
     for turn in range(ROUNDS):
-      noise = integers(*(k[outside] for k in key), turn, right)
+      noise = _mixed(given, turn, right)
       left, right = right, left ^ (noise & mask)
     out[outside] = (left << half) | right
     outside = out >= np.uint64(size)
@@ -64,11 +69,12 @@ class Mixture:
 
   Attributes:
     sizes: samples of each source.
-    weights: share of the samples drawn from each; need not sum to 1.
+    weights: share of the samples drawn from each; need not sum to 1, and 0
+      leaves a source out.
     seed: of the order.
 
   Raises:
-    ConfigError: a weight that is not positive.
+    ConfigError: a negative weight, or all of them 0.
   """
 
   sizes: tuple[int, ...]
@@ -76,18 +82,20 @@ class Mixture:
   seed: int = 0
 
   def __post_init__(self):
-    if len(self.sizes) != len(self.weights) or min(self.weights) <= 0:
+    weights = self.weights
+    if len(self.sizes) != len(weights) or min(weights) < 0 or not sum(weights):
       raise ConfigError(
-        f"The weights of the sources are {self.weights}; each of the "
-        f"{len(self.sizes)} must be positive. Remove a source to leave it out."
+        f"The weights of the sources are {weights}; give {len(self.sizes)}, "
+        "none negative and not all 0. A source of weight 0 is left out."
       )
 
   @property
   def counts(self) -> tuple[int, ...]:
     """Samples of each source in a pass."""
     share = np.array(self.weights) / sum(self.weights)
-    total = np.max(np.array(self.sizes) / share)
-    return tuple(max(1, round(total * s)) for s in share)
+    used = share > 0
+    total = np.max(np.array(self.sizes)[used] / share[used])
+    return tuple(max(1, round(total * s)) if s else 0 for s in share)
 
   @property
   def length(self) -> int:

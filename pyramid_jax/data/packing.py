@@ -1,35 +1,36 @@
 """Plan, then load: which samples stand in which row, from lengths alone.
 
-The endless order of samples is cut into windows. A window is packed into rows
-under three budgets (L latent tokens, M text tokens, S segments), and its rows
-are shuffled. Row n of a run is found by the cumulative sum of the rows per
-window, so it is a pure function of the settings and n, whoever asks and when.
+The endless order of samples is cut into blocks of `BLOCK` windows on average
+of `config.window` samples; within a block every window has an equal share of
+what limits the rows, so that all of them fill about the same number of rows.
+That number, with a little room for what differs between blocks, is the same
+for all windows of a run: row n is row n % R of window n // R, a pure function
+of the settings and n, whoever asks and when, found without any row before it.
 """
 
-import bisect
-import collections
 import dataclasses
-import hashlib
-import json
+import functools
+import logging
 import math
-import os
-import pathlib
 import threading
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyramid_jax.config import ConfigError, FlowConfig, LatentDataConfig
-from pyramid_jax.data import order
+from pyramid_jax.config import FlowConfig, LatentDataConfig
+from pyramid_jax.data import bins, order
 from pyramid_jax.data.draws import Draws, Pick, Samples
 from pyramid_jax.data.latents import LatentStore
 
-VERSION = 1  # of the plan; raise it when the same settings pack other rows
+log = logging.getLogger(__name__)
+
+VERSION = 2  # of the plan; raise it when the same settings pack other rows
 SHUFFLE = 2**33  # what a hash is drawn for
-KEPT = 4  # windows in memory
-# settings of the data that do not change which samples stand in a row
-NOT_PLANNED = {"sources": None, "rows": None, "workers": None}
+BLOCK = 64  # windows
+ROOM = 4.0  # standard deviations of a block's tokens for which rows have room
+KEPT = 4  # windows, and blocks, in memory
+CHUNK = 2**16  # samples drawn at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Window:
 
   samples: Samples
   first: np.ndarray
+  left_out: int = 0  # samples that found no room in this epoch
 
   def __len__(self) -> int:
     return len(self.first) - 1
@@ -47,13 +49,18 @@ class Window:
     return [self.samples.pick(i) for i in range(*self.first[r : r + 2])]
 
 
+class Block(NamedTuple):
+  """Where the windows of a block lie, and how much blocks differ."""
+
+  edges: np.ndarray  # [BLOCK + 1] positions in the order
+  deviation: float  # of what is scarcest in a block, as a share
+
+
 class Planner:
   """Finds row n: the samples it holds and what is drawn for them.
 
-  Planning 4096 samples takes a fraction of a second, once per window in the
-  order of a run. Jumping to a row far ahead first counts the rows of every
-  window before it, at the same cost each; the counts are kept in `cache`, a
-  folder, so that a resumed run starts at once. Safe to use from threads.
+  Any row costs the same: the lengths of its block are drawn and its window is
+  packed, if it is not one of the last asked for. Safe to use from threads.
 
   Raises:
     ConfigError: a clip that does not fit into a row; see also `Draws`.
@@ -66,35 +73,25 @@ class Planner:
     flow: FlowConfig,
     patch: int,
     seed: int,
-    cache: str | os.PathLike | None = None,
   ):
     self.config = config
     self.draws = _draws(stores, config, flow, patch, seed)
     self.draws.check_fit()
-    settings = {
-      "plan": VERSION,
-      "stores": [s.fingerprint for s in stores],
-      "weights": [s.weight for s in config.sources],
-      "data": dataclasses.asdict(config) | NOT_PLANNED,
-      "flow": [flow.stages, flow.frames_per_unit, flow.history],
-      "patch": patch,
-      "seed": seed,
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    self.fingerprint = digest.hexdigest()
-    self._file = None
-    if cache is not None:
-      self._file = pathlib.Path(cache) / f"rows_{self.fingerprint[:16]}.npy"
-    self._ends = self._load()  # rows up to the end of each window
-    self._windows = collections.OrderedDict()
+    self.budget = bins.Budget(
+      config.latent_tokens,
+      config.text_tokens,
+      config.segments // config.segments_per_clip,
+    )
+    self._blocks: dict[int, Block] = {}
+    self._windows: dict[int, Window] = {}
     self._lock = threading.RLock()
 
   def __getstate__(self):
-    return self.__dict__ | {"_lock": None, "_windows": None}
+    return self.__dict__ | {"_lock": None, "_windows": {}}
 
   def __setstate__(self, state):
     self.__dict__.update(state)
-    self._lock, self._windows = threading.RLock(), collections.OrderedDict()
+    self._lock = threading.RLock()
 
   def row(self, n: int) -> list[Pick]:
     """The samples of row n."""
@@ -104,27 +101,20 @@ class Planner:
   def locate(self, n: int) -> tuple[int, int]:
     """(window, row in it) of row n."""
     with self._lock:
-      while not self._ends or self._ends[-1] <= n:
-        rows = len(self.window(len(self._ends)))
-        self._ends.append(rows + (self._ends[-1] if self._ends else 0))
-        self._save()
-      w = bisect.bisect_right(self._ends, n)
-      return w, n - (self._ends[w - 1] if w else 0)
+      return divmod(n, self.window_rows)
+
+  @functools.cached_property
+  def window_rows(self) -> int:
+    """Rows of every window: what the first one needs, and some room."""
+    block = self._block(0)
+    samples = self._samples(*block.edges[:2])
+    needed = bins.rows_needed(samples.latent, samples.text, self.budget)
+    return math.ceil(needed * (1 + ROOM * block.deviation))
 
   def window(self, w: int) -> Window:
-    """Plans window w, or remembers it.
-
-    Raises:
-      ConfigError: its number of rows is not the one that the cache holds.
-    """
+    """The rows of window w, planned now or remembered."""
     with self._lock:
-      if w not in self._windows:
-        self._windows[w] = self._plan(w)
-        self._check_count(w)
-      self._windows.move_to_end(w)
-      if len(self._windows) > KEPT:
-        self._windows.popitem(last=False)
-      return self._windows[w]
+      return _kept(self._windows, w, self._plan)
 
   def fill(self, windows: Sequence[int] = (0,)) -> float:
     """Valid (latent + text) tokens / (L + M), over the rows of windows."""
@@ -136,115 +126,63 @@ class Planner:
     return valid / (tokens * sum(map(len, planned)))
 
   def _plan(self, w: int) -> Window:
-    """Packs window w; the windows of a pass are equally long."""
-    config, length = self.config, self.draws.mixture.length
-    windows = -(-length // config.window)
-    turn, i = divmod(w, windows)
-    positions = np.arange(i * length // windows, (i + 1) * length // windows)
-    samples = self.draws.at(turn, positions)
-    rows = balanced(
-      samples.latent,
-      samples.text,
-      config.latent_tokens,
-      config.text_tokens,
-      config.segments // config.segments_per_clip,
-    )
-    place = order.permute(
-      np.arange(len(rows)), len(rows), self.draws.seed, SHUFFLE, w
-    )
+    """Packs window w."""
+    block, i = divmod(w, BLOCK)
+    samples = self._samples(*self._block(block).edges[i : i + 2])
+    size = self.window_rows
+    rows, left_out = bins.pack(samples.latent, samples.text, self.budget, size)
+    if left_out:
+      log.warning(
+        "%d of the %d samples of window %d found no room in its %d rows; they "
+        "come again in a later epoch.",
+        left_out, len(samples.latent), w, size,
+      )  # fmt: skip
+    place = order.permute(np.arange(size), size, self.draws.seed, SHUFFLE, w)
     rows = [rows[r] for r in place]
     first = np.cumsum([0] + [len(row) for row in rows])
-    return Window(samples.take(np.concatenate(rows)), first)
+    return Window(samples.take(np.concatenate(rows)), first, left_out)
 
-  def _check_count(self, w: int) -> None:
-    rows = len(self._windows[w])
-    if w < len(self._ends):
-      known = self._ends[w] - (self._ends[w - 1] if w else 0)
-      if known != rows:
-        raise ConfigError(
-          f"{self._file} says that window {w} has {known} rows; it has {rows}. "
-          "Delete that file; it is made again."
-        )
+  def _block(self, b: int) -> Block:
+    """Block b, cut into windows now or remembered."""
+    with self._lock:
+      return _kept(self._blocks, b, self._cut)
 
-  def _load(self) -> list[int]:
-    if self._file is None or not self._file.exists():
-      return []
-    return np.load(self._file).tolist()
+  def _cut(self, b: int) -> Block:
+    """Shares out evenly what is scarcest, one sample a window at least."""
+    size, j = BLOCK * self.config.window, np.arange(BLOCK + 1)
+    start = b * size
+    parts = [
+      self._samples(at, min(at + CHUNK, start + size))
+      for at in range(start, start + size, CHUNK)
+    ]
+    latent, text = (
+      np.concatenate([getattr(part, name) for part in parts])
+      for name in ("latent", "text")
+    )
+    taken = bins.scarcest(latent, text, self.budget)
+    upto = np.cumsum(taken)
+    edges = np.searchsorted(upto, upto[-1] * j // BLOCK, side="right")
+    edges = np.maximum.accumulate(np.r_[0, edges[1:-1], size] - j) + j
+    # sums of integers, so that all machines find the same
+    squares = int((taken * taken).sum()) / int(upto[-1]) ** 2
+    return Block(
+      edges=start + np.minimum(edges, size - BLOCK + j),
+      deviation=math.sqrt(max(squares - 1 / size, 0)),
+    )
 
-  def _save(self) -> None:
-    """Keeps the counts; a file of a few KB, written whole or not at all."""
-    if self._file is None:
-      return
-    self._file.parent.mkdir(parents=True, exist_ok=True)
-    beside = self._file.with_suffix(f".{uuid.uuid4()}.partial")
-    with open(beside, "wb") as file:
-      np.save(file, np.array(self._ends, np.int64))
-    os.replace(beside, self._file)
-
-
-def balanced(
-  latent: np.ndarray,
-  text: np.ndarray,
-  latent_tokens: int,
-  text_tokens: int,
-  items: int,
-) -> list[list[int]]:
-  """Packs samples into rows; every one must fit a row by itself.
-
-  Row by row: the largest sample left, then whatever points most along the
-  (L, M) budgets that remain, large before small; `items` is only a limit.
-  Samples of equal lengths are one entry with a count. Every operation is
-  elementwise (no BLAS), so that all machines plan the same rows.
-
-  Returns:
-    Indices of the samples of each row; all of them, each once.
-  """
-  table, count, members = _entries(latent, text, latent_tokens, text_tokens)
-  live = np.arange(len(count))
-  rows = []
-  while len(live):
-    row, fit, columns, best = [], live, table, 0
-    left, room = latent_tokens, text_tokens
-    while True:
-      entry = fit[best]
-      row.append(members[entry].pop())
-      count[entry] -= 1
-      left, room = left - columns[0, best], room - columns[1, best]
-      fits = (columns[0] <= left) & (columns[1] <= room)
-      fits[best] &= count[entry] > 0
-      if len(row) == items or not fits.any():
-        break
-      if not fits.all():
-        fit, columns = fit[fits], columns[:, fits]
-      x, y = left / latent_tokens, room / text_tokens
-      norm = math.sqrt(x * x + y * y)
-      score = columns[2] * (x / norm) + columns[3] * (y / norm)
-      best = int(np.argmax(score + columns[4] * (1 / max(x, y))))
-    rows.append(row)
-    more = count[live] > 0
-    if not more.all():
-      live, table = live[more], table[:, more]
-  return rows
+  def _samples(self, start: int, end: int) -> Samples:
+    """What stands from position `start` to `end` in the endless order."""
+    turn, place = np.divmod(np.arange(start, end), self.draws.mixture.length)
+    return self.draws.at(turn, place)
 
 
-def _entries(latent, text, latent_tokens, text_tokens):
-  """Groups samples of equal lengths, the largest first.
-
-  Returns:
-    table [5, entries]: latent tokens, text tokens, their direction as shares
-    of the budgets, the larger share; the count and the members of each entry.
-  """
-  (l, m), kind, count = np.unique(
-    np.stack([latent, text]), axis=1, return_inverse=True, return_counts=True
-  )
-  x, y = l / latent_tokens, m / text_tokens
-  norm, size = np.sqrt(x * x + y * y), np.maximum(x, y)
-  by_size = np.argsort(-size, kind="stable")
-  table = np.stack([l, m, x / norm, y / norm, size])[:, by_size]
-  members = np.split(
-    np.argsort(kind.reshape(-1), kind="stable"), np.cumsum(count)[:-1]
-  )
-  return table, count[by_size], [members[i].tolist() for i in by_size]
+def _kept(cache: dict, key: int, make: Callable[[int], Any]) -> Any:
+  """What `make` gives for a key; the last few are remembered."""
+  if key not in cache:
+    cache[key] = make(key)
+    if len(cache) > KEPT:
+      del cache[next(iter(cache))]
+  return cache[key]
 
 
 def suggest_budgets(

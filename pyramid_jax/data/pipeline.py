@@ -15,6 +15,7 @@ import grain
 from absl import flags
 
 from pyramid_jax.config import ConfigError, LatentDataConfig
+from pyramid_jax.data.curriculum import Curriculum
 from pyramid_jax.data.latents import LatentStore
 from pyramid_jax.data.packing import Planner
 from pyramid_jax.data.rows import Row, TokenSpec, pack_row, segments
@@ -27,7 +28,10 @@ class Rows:
   """Row n of a run, for any n: `rows[n]`."""
 
   def __init__(
-    self, stores: Sequence[LatentStore], planner: Planner, spec: TokenSpec
+    self,
+    stores: Sequence[LatentStore],
+    planner: Planner | Curriculum,
+    spec: TokenSpec,
   ):
     self.stores = list(stores)
     self.planner = planner
@@ -80,7 +84,7 @@ class Batches(Iterator[Row]):
 
 def batches(
   stores: Sequence[LatentStore],
-  planner: Planner,
+  planner: Planner | Curriculum,
   spec: TokenSpec,
   start_row: int = 0,
   process_rows: Sequence[int] | None = None,
@@ -105,6 +109,7 @@ def batches(
       f"config.latents.rows is {config.rows}, of which this process loads "
       f"{len(places)}; every process needs at least one."
     )
+  planner.row(start_row)  # what is the same for all rows is found once, here
   source = _Ahead(Rows(stores, planner, spec), start_row, config, places)
   dataset = grain.MapDataset.source(source).batch(len(places))
   return Batches(load_ahead(dataset, config.workers), start_row, config.rows)

@@ -10,7 +10,7 @@ import numpy as np
 from pyramid_jax import sharding
 from pyramid_jax.config import Config, ConfigError
 from pyramid_jax.data import latents, pipeline
-from pyramid_jax.data.packing import Planner
+from pyramid_jax.data.curriculum import Curriculum
 from pyramid_jax.data.rows import TokenSpec
 from pyramid_jax.train import dit
 from pyramid_jax.train.loop import Task
@@ -21,7 +21,7 @@ def make_task(
 ) -> Task:
   """Everything that the loop needs to train on the config's stored latents.
 
-  `workdir` keeps the counts of rows, from which a resumed run starts at once.
+  `workdir` is what every task is told; this one keeps nothing there.
 
   Raises:
     ConfigError: datasets that are missing, do not fit the model or the rows.
@@ -31,20 +31,18 @@ def make_task(
   stores = latents.open_stores([source.path for source in data.sources])
   metadata = stores[0].metadata
   _require_fit(config, stores)
-  planner = Planner(
-    stores, data, config.flow, config.model.patch, config.seed, workdir
-  )
+  plan = Curriculum(stores, data, config.flow, config.model.patch, config.seed)
   spec = TokenSpec.of(config.flow, config.model)
   mine = sharding.local_rows(mesh, data.rows)
 
   def batches(step: int) -> Iterator[dict[str, np.ndarray]]:
-    return pipeline.batches(stores, planner, spec, step * data.rows, mine)
+    return pipeline.batches(stores, plan, spec, step * data.rows, mine)
 
   return Task(
     program=program,
     batches=batches,
     rows=lambda step: range(step * data.rows, (step + 1) * data.rows),
-    samples=lambda step: _samples(stores, planner, step),
+    samples=lambda step: _samples(stores, plan, step),
     unit="tokens",
     items=lambda rows: float(
       (rows["segment"] > 0).sum() + (rows["text_segment"] > 0).sum()
@@ -52,20 +50,20 @@ def make_task(
     finish=lambda state: ({}, {}),
     meta={
       "latents": dataclasses.asdict(metadata),
-      "plan": planner.fingerprint,
+      "plan": plan.settings,
     },
   )
 
 
 def _samples(
-  stores: Sequence[latents.LatentStore], planner: Planner, step: int
+  stores: Sequence[latents.LatentStore], plan: Curriculum, step: int
 ) -> list[str]:
   """FOLDER:NUMBER of every stored clip in a step's rows."""
-  count = planner.config.rows
+  count = plan.config.rows
   return [
     f"{stores[pick.source].path}:{pick.sample}"
     for row in range(step * count, (step + 1) * count)
-    for pick in planner.row(row)
+    for pick in plan.row(row)
   ]
 
 

@@ -20,6 +20,7 @@ from pyramid_jax.checkpoint import (
   load_trained,
   placed,
   require_same,
+  require_same_rows,
 )
 from pyramid_jax.config import Config, UserError
 from pyramid_jax.models.pure import Params, Pure
@@ -168,8 +169,16 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
     given = _given(config, mesh, task)
     return program.create(mesh, config.seed, given)
   log.info("continuing from step %d.", checkpoints.latest)
-  saved, _ = checkpoints.meta()
+  saved, meta = checkpoints.meta()
   require_same(saved, config, checkpoints.folder)
+  changed = require_same_rows(
+    meta.get("plan"), task.meta.get("plan"), checkpoints.folder,
+    checkpoints.latest, config.train.new_data,
+  )  # fmt: skip
+  if changed:
+    log.warning(
+      "going on with other rows (were -> are): %s", "; ".join(changed)
+    )
   target = placed(program.abstract(), program.shardings(mesh))
   items = checkpoints.restore(_items(target))
   return TrainState(**items.pop("progress"), **{"adversary": {}, **items})

@@ -1,6 +1,7 @@
 """Plans: every sample once an epoch, budgets kept, rows full and repeatable."""
 
 import dataclasses
+import pickle
 import time
 
 import numpy as np
@@ -59,18 +60,10 @@ def data(stores=1, weights=None, **changes):
   return LatentDataConfig(sources=sources, **(settings | changes))
 
 
-def planner(
-  stores=None, flow=None, seed=0, cache=None, weights=None, **changes
-):
+def planner(stores=None, flow=None, seed=0, weights=None, **changes):
   stores = stores or [store(200)]
   config = data(len(stores), weights, **changes)
-  return packing.Planner(
-    stores, config, flow or FlowConfig(), PATCH, seed, cache
-  )
-
-
-def windows_of_pass(plan):
-  return -(-plan.draws.mixture.length // plan.config.window)
+  return packing.Planner(stores, config, flow or FlowConfig(), PATCH, seed)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 100, 1000, 4097])
@@ -132,9 +125,17 @@ def test_one_source_makes_a_pass_an_epoch():
     npt.assert_array_equal(np.sort(sample), np.arange(50))
 
 
-def test_a_source_without_weight_is_an_error():
-  with pytest.raises(ConfigError, match="positive"):
-    order.Mixture((5, 5), (1.0, 0.0))
+def test_a_source_of_weight_0_is_left_out():
+  mixture = order.Mixture((50, 7), (1.0, 0.0))
+  source, _, sample = mixture.at(0, np.arange(mixture.length))
+  assert mixture.counts == (50, 0) and not source.any()
+  npt.assert_array_equal(np.sort(sample), np.arange(50))
+
+
+@pytest.mark.parametrize("weights", [(1.0, -1.0), (0.0, 0.0), (1.0,)])
+def test_weights_that_make_no_mixture_are_told(weights):
+  with pytest.raises(ConfigError, match="give 2, none negative and not all 0"):
+    order.Mixture((5, 5), weights)
 
 
 @pytest.mark.parametrize("history_kind", ["pyramid", "none"])
@@ -156,22 +157,26 @@ def test_the_design_s_token_counts_are_reached():
 
 
 @pytest.mark.parametrize("clips", [1, 3])
-def test_a_pass_holds_every_sample_once_within_every_budget(clips):
+def test_every_sample_comes_once_an_epoch_within_every_budget(clips):
   plan = planner(segments_per_clip=clips)
   config = plan.config
   seen = []
-  for w in range(windows_of_pass(plan)):
+  for w in range(packing.BLOCK):
     window = plan.window(w)
     samples = window.samples
+    assert len(window) == plan.window_rows and not window.left_out
     for r in range(len(window)):
       part = slice(*window.first[r : r + 2])
       picks = window.row(r)
-      seen += [p.sample for p in picks]
-      assert all(len(p.choices) == clips for p in picks)
+      seen += [(p.epoch, p.sample) for p in picks]
+      assert picks and all(len(p.choices) == clips for p in picks)
       assert samples.latent[part].sum() <= config.latent_tokens
       assert samples.text[part].sum() <= config.text_tokens
       assert len(picks) * clips <= config.segments
-  assert sorted(seen) == list(range(200))
+  # a block is 4096 samples in the order of 200 clips: 20 epochs and a rest
+  assert len(seen) == len(set(seen)) == packing.BLOCK * config.window
+  whole = [(e, i) for e in range(20) for i in range(200)]
+  assert set(whole) <= set(seen)
 
 
 def test_a_pick_is_what_was_measured():
@@ -250,48 +255,44 @@ def test_row_n_does_not_depend_on_who_asks_or_when():
   assert forwards.locate(len(forwards.window(0))) == (1, 0)
 
 
+def test_a_far_row_plans_nothing_before_it(monkeypatch):
+  planned, cut = [], []
+  plan, edges = packing.Planner._plan, packing.Planner._cut
+  monkeypatch.setattr(
+    packing.Planner, "_plan", lambda self, w: planned.append(w) or plan(self, w)
+  )
+  monkeypatch.setattr(
+    packing.Planner, "_cut", lambda self, b: cut.append(b) or edges(self, b)
+  )
+  far = planner()
+  far.row(10**8)
+  assert planned == [10**8 // far.window_rows]
+  assert cut == [0, planned[0] // packing.BLOCK]
+
+
+def test_planners_are_pickled_with_what_all_rows_share(monkeypatch):
+  plan = planner()
+  row = plan.row(70)
+  copy = pickle.loads(pickle.dumps(plan))
+  monkeypatch.setattr(packing.bins, "rows_needed", None)  # not called again
+  assert copy.row(70) == row
+
+
+def test_a_window_without_room_says_how_many_samples_wait(caplog):
+  plan = planner()
+  plan.__dict__["window_rows"] = fewer = plan.window_rows - 4
+  window = plan.window(0)
+  assert len(window) == fewer and window.left_out > 0
+  placed = len(window.samples.latent)
+  assert placed + window.left_out == np.diff(plan._block(0).edges)[0]
+  assert f"{window.left_out} of the " in caplog.text
+
+
 def test_rows_are_shuffled_within_a_window():
   window = planner(window=200).window(0)
   most = np.maximum.reduceat(window.samples.latent, window.first[:-1])
   # packing takes the largest first, so before the shuffle no step goes up
   assert 0.3 < (np.diff(most) > 0).mean() < 0.7
-
-
-def test_counts_are_kept_and_used_by_the_next_planner(tmp_path, monkeypatch):
-  first = planner(cache=tmp_path)
-  row = first.row(40)
-  w, _ = first.locate(40)
-  assert w > 1
-  (file,) = tmp_path.iterdir()
-  planned = []
-  plan = packing.Planner._plan
-  monkeypatch.setattr(
-    packing.Planner, "_plan", lambda self, w: planned.append(w) or plan(self, w)
-  )
-  assert planner(cache=tmp_path).row(40) == row
-  assert planned == [w]
-  np.save(file, np.load(file) + 1)
-  with pytest.raises(ConfigError, match="Delete that file"):
-    planner(cache=tmp_path).window(0)
-  # another plan has another file
-  planner(cache=tmp_path, seed=1).row(0)
-  assert len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.parametrize(
-  "change",
-  [
-    {"latent_tokens": 520},
-    {"segments": 31},
-    {"window": 65},
-    {"drop_prompt": 0.2},
-    {"stores": [store(200, seed=1)]},
-    {"flow": FlowConfig(frames_per_unit=2)},
-  ],
-)
-def test_fingerprint_names_the_plan(change):
-  assert planner(**change).fingerprint != planner().fingerprint
-  assert planner(rows=99, workers=3).fingerprint == planner().fingerprint
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,18 @@ def test_another_model_or_data_is_refused_by_name(
     train(small_run.config(store, 2, **change), tmp_path)
 
 
+def test_other_rows_are_gone_on_with_if_that_is_asked_for(
+  store, tmp_path, caplog
+):
+  train(small_run.config(store, 1), tmp_path)
+  other = {"latents__window": 17}
+  train(small_run.config(store, 2, **other, train__new_data=True), tmp_path)
+  assert "config.latents.window: 16 -> 17" in caplog.text
+  # from then on they are the run's own
+  train(small_run.config(store, 3, **other), tmp_path)
+  assert sorted(losses(tmp_path)) == [1, 2, 3]
+
+
 def poison(step):
   def before(n, rows):
     if n == step:
