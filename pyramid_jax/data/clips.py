@@ -277,7 +277,7 @@ def _open_files(
   path: pathlib.Path, fps: float, shortest: int
 ) -> tuple[Source, Source, Skipped]:
   """Reads all timelines; leaves out what has none or is too short."""
-  items = files.find_files(path)
+  items, left_out = files.find_files(path)
 
   def look(item: files.Item) -> video.Timeline | str:
     try:
@@ -299,7 +299,10 @@ def _open_files(
     )
     looked = list(zip(items, found, strict=True))
   pairs = [(i, t) for i, t in looked if not isinstance(t, str)]
-  skipped = [(str(i.path), why) for i, why in looked if isinstance(why, str)]
+  skipped = [
+    *left_out,
+    *((str(i.path), why) for i, why in looked if isinstance(why, str)),
+  ]
   for name, why in skipped:
     log.warning("%s is left out: %s", name, why)
   held = _held_out([item for item, _ in pairs])

@@ -96,10 +96,10 @@ def encode(examples: Sequence[Example]) -> bytes:
 
 def decode(record: bytes, caption: int = 0) -> Example:
   """A clip with one of its captions, without TFDS's copies."""
-  fields = _fields(record)
-  raw = lambda key: fields[key].bytes_list.value[0]
-  whole = lambda key: fields[key].int64_list.value
-  captions = fields["caption"].bytes_list.value
+  found = fields(record)
+  raw = lambda key: found[key].bytes_list.value[0]
+  whole = lambda key: found[key].int64_list.value
+  captions = found["caption"].bytes_list.value
   example = {"id": raw("id").decode(), "caption": captions[caption].decode()}
   for key in ARRAYS:
     dtype = raw(f"{key}_dtype").decode()
@@ -107,14 +107,14 @@ def decode(record: bytes, caption: int = 0) -> Example:
   lengths = whole("text_tokens") or [len(example["text"])]
   start = sum(lengths[:caption])
   example["text"] = example["text"][start : start + lengths[caption]]
-  pooled = np.array(fields["pooled"].float_list.value, np.float32)
+  pooled = np.array(found["pooled"].float_list.value, np.float32)
   example["pooled"] = pooled.reshape(len(captions), -1)[caption]
   return example | {k: whole(k)[0] for k in SIZES}
 
 
 def captions(record: bytes) -> list[str]:
   """All captions of a clip."""
-  values = _fields(record)["caption"].bytes_list.value
+  values = fields(record)["caption"].bytes_list.value
   return [text.decode() for text in values]
 
 
@@ -123,7 +123,8 @@ def from_bytes(raw: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:
   return np.frombuffer(raw, np.dtype(dtype)).reshape(tuple(shape))
 
 
-def _fields(record: bytes) -> Any:
+def fields(record: bytes) -> Any:
+  """What a record of any TFDS dataset holds, by name."""
   from tensorflow_datasets.proto import tf_example_pb2
 
   return tf_example_pb2.Example.FromString(record).features.feature

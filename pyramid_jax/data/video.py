@@ -15,6 +15,7 @@ variable one, is played at its true speed.
 
 import contextlib
 import dataclasses
+import io
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,9 @@ RESIZE = (
 )
 
 
+Source = pathlib.Path | bytes  # a file, or the content of one
+
+
 @dataclasses.dataclass(frozen=True)
 class Clip:
   """Frames of a file.
@@ -73,7 +77,7 @@ class Timeline:
 
 
 def read_clip(
-  path: str | pathlib.Path,
+  source: str | Source,
   sizes: Sequence[tuple[int, int]],
   fps: float = 24.0,
   max_frames: int = 121,
@@ -86,7 +90,8 @@ def read_clip(
   """Decodes a clip, resized to cover the best of `sizes` and cropped to it.
 
   Args:
-    path: a video, or an image: a clip of one frame whatever `min_frames` says.
+    source: a video, or the file of an image: a clip of one frame whatever
+      `min_frames` says.
     sizes: (height, width) to choose from, by the nearest aspect ratio.
     fps: frame rate of the clip.
     max_frames: frames to read at most, 8 n + 1.
@@ -105,14 +110,15 @@ def read_clip(
     raise ConfigError(
       f"max_frames {max_frames} is not 8 n + 1; nearest: {near}."
     )
-  path = pathlib.Path(path)
+  if isinstance(source, str):
+    source = pathlib.Path(source)
   with damage.bad_video():
     if sha256:
-      damage.check_hash(path, sha256)
-    if path.suffix.lower() in IMAGE_ENDINGS:
-      return Clip(_read_image(path, sizes, crop)[None])
+      damage.check_hash(source, sha256)
+    if is_image(source):
+      return Clip(read_image(source, sizes, crop)[None])
     end = None if timeline else start + max_frames
-    timeline = timeline or read_timeline(path, fps, end)
+    timeline = timeline or read_timeline(source, fps, end)
     picks = timeline.picks[start : start + max_frames]
     if len(picks) < max(min_frames, 1):
       raise BadVideo(
@@ -121,19 +127,19 @@ def read_clip(
         f"at least {max(min_frames, 1)} are needed"
       )
     count = (len(picks) - 1) // 8 * 8 + 1
-    video = _decode(path, timeline.pts, picks[:count], sizes, crop)
+    video = _decode(source, timeline.pts, picks[:count], sizes, crop)
     return Clip(video, len(picks) - count)
 
 
 def read_timeline(
-  path: str | pathlib.Path, fps: float, end: int | None = None
+  source: str | Source, fps: float, end: int | None = None
 ) -> Timeline:
   """Reads when frames are shown, without decoding: all, or `end` at `fps`.
 
   Raises:
     BadVideo: the packets are damaged, or fewer than the file announces.
   """
-  with damage.bad_video(), _open(path) as (container, stream):
+  with damage.bad_video(), _open(source) as (container, stream):
     pts, spans, complete = [], [], True
     for packet in container.demux(stream):
       if not packet.size:
@@ -203,9 +209,25 @@ def crop_to(
   return image[..., top : top + target[0], left : left + target[1], :]
 
 
-def _read_image(path, sizes, crop) -> np.ndarray:
-  """An image as [H, W, 3], upright, transparent parts white."""
-  with PIL.Image.open(path) as image:
+def is_image(source: Source) -> bool:
+  """Whether a file is an image, by its ending; content is taken for a video."""
+  return (
+    not isinstance(source, bytes) and source.suffix.lower() in IMAGE_ENDINGS
+  )
+
+
+def read_image(
+  source: Source,
+  sizes: Sequence[tuple[int, int]],
+  crop: tuple[float, float] = (0.5, 0.5),
+) -> np.ndarray:
+  """An image as [H, W, 3], upright, transparent parts white; see `read_clip`.
+
+  Raises:
+    BadVideo: damaged, or an animation.
+  """
+  file = io.BytesIO(source) if isinstance(source, bytes) else source
+  with damage.bad_video(), PIL.Image.open(file) as image:
     if getattr(image, "n_frames", 1) > 1:
       raise BadVideo(f"an animation of {image.n_frames} frames, not an image")
     image = PIL.ImageOps.exif_transpose(image)
@@ -214,25 +236,25 @@ def _read_image(path, sizes, crop) -> np.ndarray:
       white = PIL.Image.new("RGBA", image.size, "white")
       image = PIL.Image.alpha_composite(white, image)
     image = image.convert("RGB")
-  target, (height, width) = cover(image.height, image.width, sizes)
-  image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+    target, (height, width) = cover(image.height, image.width, sizes)
+    image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
   return crop_to(np.asarray(image), target, crop)
 
 
-def _decode(path, pts: list[int], picks, sizes, crop) -> np.ndarray:
+def _decode(source, pts: list[int], picks, sizes, crop) -> np.ndarray:
   """Frames `pts[picks]`; tries the nearest key frame, then the beginning."""
   if picks[0] > 0:
     with contextlib.suppress(BadVideo):
-      return _decode_from(path, pts, picks, sizes, crop, seek=True)
-  return _decode_from(path, pts, picks, sizes, crop, seek=False)
+      return _decode_from(source, pts, picks, sizes, crop, seek=True)
+  return _decode_from(source, pts, picks, sizes, crop, seek=False)
 
 
-def _decode_from(path, pts, picks, sizes, crop, seek: bool) -> np.ndarray:
+def _decode_from(source, pts, picks, sizes, crop, seek: bool) -> np.ndarray:
   """Decodes until every picked frame is there, each exactly in its turn."""
   video, filled, due = None, 0, picks[0]
   resizer = VideoReformatter()  # keeps its tables between frames
   index_of = {t: i for i, t in enumerate(pts)}
-  with damage.bad_video(), _open(path) as (container, stream):
+  with damage.bad_video(), _open(source) as (container, stream):
     if seek:
       container.seek(pts[picks[0]], stream=stream)
     for frame in _frames(container, stream):
@@ -276,9 +298,15 @@ def _is_shown(stream, packet) -> bool:
 
 
 @contextlib.contextmanager
-def _open(path) -> Iterator[tuple]:
+def _open(source: str | Source) -> Iterator[tuple]:
   """A container and its video stream, all error checks on."""
-  with av.open(str(path), options=STRICT, **FOREIGN_TEXT) as file:
+  # absolute: FFmpeg takes what stands before a colon for a protocol
+  file = (
+    io.BytesIO(source)
+    if isinstance(source, bytes)
+    else str(pathlib.Path(source).absolute())
+  )
+  with av.open(file, options=STRICT, **FOREIGN_TEXT) as file:
     streams = [
       s
       for s in file.streams.video
