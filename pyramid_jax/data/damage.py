@@ -49,7 +49,9 @@ def bad_video() -> Iterator[None]:
   except DECODER_ERRORS as error:
     if isinstance(error, UserError):
       raise
-    raise BadVideo(f"{type(error).__name__}: {error}") from error
+    # of FFmpeg and files without number and name, which are known
+    what = getattr(error, "strerror", None)
+    raise BadVideo(what or f"{type(error).__name__}: {error}") from error
 
 
 def check_hash(path: pathlib.Path, expected: str) -> None:

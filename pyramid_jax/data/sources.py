@@ -35,6 +35,9 @@ class Clips(Protocol):
   def read(self, i: int) -> Clip:
     """Frames of clip i, or `BadVideo`."""
 
+  def file(self, i: int) -> pathlib.Path | None:
+    """Where clip i lies, if it is a file of its own."""
+
 
 class FileClips:
   """The files of a folder or manifest, at the config's rate and sizes."""
@@ -64,6 +67,9 @@ class FileClips:
       sha256=item.sha256,
     )
 
+  def file(self, i: int) -> pathlib.Path | None:
+    return self.items[i].path
+
 
 class ShapeClips:
   """The training split of the embedded dataset."""
@@ -84,6 +90,9 @@ class ShapeClips:
 
   def read(self, i: int) -> Clip:
     return Clip(self.stored[i].video)
+
+  def file(self, i: int) -> pathlib.Path | None:
+    return None
 
 
 def open_clips(

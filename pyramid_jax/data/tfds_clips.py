@@ -5,6 +5,7 @@ the bytes of a video file are the clip; text, a list of texts or a label are its
 captions. Records are read raw and decoded as files are, as strictly.
 """
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,9 @@ class TfdsClips:
     if len({frame.shape for frame in frames}) > 1:
       raise BadVideo("its frames have several sizes")
     return Clip(np.stack(frames), min(len(values), c.max_frames) - count)
+
+  def file(self, i: int) -> pathlib.Path | None:
+    return None
 
   def _fields(self, i: int) -> Mapping[str, Any]:
     return latent_record.fields(self.records[i])

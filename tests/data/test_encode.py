@@ -35,7 +35,7 @@ def to_features(captions):
   full = lambda value, *shape: np.full(shape, value, np.float32)
   return [
     (
-      full(len(text), len(text.split()), random_store.TEXT_DIM),
+      full(len(text), len(text.split()) or 1, random_store.TEXT_DIM),
       full(len(text), random_store.POOLED_DIM),
     )
     for text in captions
