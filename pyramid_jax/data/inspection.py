@@ -27,7 +27,7 @@ from pyramid_jax.data.summary import kind_of
 
 SHOWN_CAPTION = 200  # characters of a caption in the table
 HASH_SIZE = (9, 8)  # of the grey picture whose differences are hashed
-NEAR_BITS, NEAR_VALUE = 3, 8  # of 64 bits, and of 255, on average
+NEAR_BITS, NEAR_VALUE = 10, 8  # of 64 bits, and of 255, on average
 
 
 @dataclasses.dataclass
@@ -156,8 +156,8 @@ def _probe(path: pathlib.Path | None) -> Mapping[str, str]:
 class _Duplicates:
   """Finds clips that were there before.
 
-  Two pictures are alike if at most 3 of 64 bits of their difference hashes
-  differ, so that one of four parts is equal, and their values hardly do.
+  Two pictures are alike if a quarter of their difference hashes is equal, at
+  most 10 of all 64 bits differ, and their values hardly do.
   """
 
   def __init__(self):
