@@ -118,7 +118,7 @@ def _clip_kind(feature: Any) -> str | None:
   if isinstance(feature, f.Sequence) and isinstance(feature.feature, f.Image):
     return "frames"
   plain = isinstance(feature, f.Tensor) and not isinstance(feature, f.Text)
-  if plain and feature.shape == () and feature.dtype == np.bytes_:
+  if plain and feature.shape == () and feature.np_dtype == np.object_:
     return "video"
   return None
 
@@ -138,6 +138,7 @@ def _only(name, features, what, kind_of) -> tuple[str, str]:
 
   A text goes before a label, and of several texts one with a telling name.
   """
+  features = dict(sorted(features.items()))
   kinds = {k: kind for k, f in features.items() if (kind := kind_of(f))}
   texts = [k for k, kind in kinds.items() if kind == "text"]
   fit = texts or list(kinds)

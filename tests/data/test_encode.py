@@ -3,16 +3,16 @@
 import collections
 import json
 import logging
-import threading
 
 import numpy as np
+import numpy.testing as npt
 import PIL.Image
 import pytest
 
 from pyramid_jax.config import ConfigError, EncodeConfig, FlowConfig
 from pyramid_jax.data import encode, latents, shapes_store, sources
 from pyramid_jax.data.latent_writer import LatentWriter, split_ids
-from pyramid_jax.data.video import BadVideo, Clip
+from pyramid_jax.data.summary import Summary
 from tests.data import random_store, videos
 
 CONFIG = EncodeConfig(
@@ -42,10 +42,8 @@ def to_features(captions):
   ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def write_folder(path):
   """Two shapes of clips, an image, and three files that give no clip."""
-  path = tmp_path_factory.mktemp("videos")
   for i in range(4):
     videos.write_video(path / f"square {i}.mp4", videos.numbered(9 + i))
     videos.write_video(path / f"wide {i}.mp4", videos.numbered(17, 32, 64))
@@ -57,6 +55,11 @@ def folder(tmp_path_factory):
   whole = (path / "wide 0.mp4").read_bytes()
   (path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
   return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return write_folder(tmp_path_factory.mktemp("videos"))
 
 
 def run(folder, out, encode_video=to_latents, per_shard=4, config=CONFIG, **kw):
@@ -244,42 +247,17 @@ def test_sizes_to_check_are_those_of_the_source(folder, tmp_path):
   assert (list(found.sizes), found.max_frames) == ([(40, 72)], 9)
 
 
-class Counted:
-  """Clips that know how many of them were read and not yet encoded."""
-
-  def __init__(self, count):
-    self.ids = [f"{i:03d}" for i in range(count)]
-    self.left_out = ()
-    self.lock, self.held, self.most = threading.Lock(), 0, 0
-
-  def captions(self, i):
-    return [self.ids[i]]
-
-  def read(self, i):
-    with self.lock:
-      self.held += 1
-      self.most = max(self.most, self.held)
-    if i % 7 == 3:
-      raise BadVideo(f"frame {i} is damaged")
-    return Clip(videos.numbered(9))
-
-
-def test_clips_are_read_ahead_but_not_far(tmp_path):
-  clips = Counted(100)
-  writer = LatentWriter(
-    tmp_path, random_store.METADATA, random_store.NULL, [clips.ids]
-  )
-
-  def to_latents_and_release(videos, ids):
-    with clips.lock:
-      clips.held -= len(ids)
-    return to_latents(videos, ids)
-
-  encode.encode_clips(
-    clips, writer, to_latents_and_release, to_features, batch=4, threads=3
-  )
-  summary = encode.finish(clips, writer, 24, FlowConfig(), 2)
-  assert summary.stored == 86 and sum(summary.skipped.values()) == 14
-  # a batch that fills up, eight that wait, one more asked for; damaged ones
-  # are held for good here
-  assert clips.most <= 4 + 8 + 1 + 14
+def test_the_summary_counts_clips_and_tokens(folder, whole):
+  store, summary, _ = whole
+  assert summary == Summary.read(store.path)
+  sizes = store.lengths
+  latent = int((sizes.frames * sizes.height * sizes.width).sum()) // 4
+  assert summary.latent_tokens == [latent // 4, latent]
+  assert summary.text_tokens == sizes.text.sum()
+  assert (summary.inputs, summary.stored, summary.videos) == (13, 10, 9)
+  assert summary.captions == 11
+  frames = [e["frames"] for e in store if e["frames"] > 1]
+  assert summary.video_frames == sum(frames)
+  npt.assert_allclose(summary.video_hours, sum(frames) / 24 / 3600)
+  assert sum(summary.skipped.values()) == 3
+  assert summary.skipped["too short"] == 1
