@@ -231,6 +231,9 @@ def read_image(
     if getattr(image, "n_frames", 1) > 1:
       raise BadVideo(f"an animation of {image.n_frames} frames, not an image")
     image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
+      gray = np.asarray(image) // 257
+      image = PIL.Image.fromarray(gray.astype(np.uint8))
     if image.has_transparency_data:
       image = image.convert("RGBA")
       white = PIL.Image.new("RGBA", image.size, "white")
