@@ -2,8 +2,9 @@
 # Starts N processes of pyramid-train on this machine (CPU), to try out what
 # several hosts do.
 #   bash launch/local.sh 2 --config=configs/tiny.py --workdir=runs/two
-# DEVICES is the number of devices of each (4), PORT that of process 0 (a free
-# one). Ends when all have ended, with the first exit code that is not 0; a
+#   COMMAND=pyramid-encode bash launch/local.sh 2 --config=... --videos=...
+# COMMAND is another command, DEVICES the number of devices of each (4),
+# PORT that of process 0 (a free one). Ends when all have ended, with the first exit code that is not 0; a
 # SIGTERM goes to all of them.
 set -uo pipefail
 count="${1:-}"
@@ -25,8 +26,8 @@ export XLA_FLAGS="${XLA_FLAGS:-} \
 
 children=()
 for ((process = 0; process < count; process++)); do
-  pyramid-train --coordinator="localhost:$PORT" --processes="$count" \
-    --process="$process" "$@" &
+  "${COMMAND:-pyramid-train}" --coordinator="localhost:$PORT" \
+    --processes="$count" --process="$process" "$@" &
   children+=($!)
 done
 trap 'kill -TERM "${children[@]}" 2>/dev/null' TERM INT

@@ -3,6 +3,7 @@
 #   sbatch --nodes=16 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
 #     --config=configs/mmdit_2b_384p.py --workdir=/shared/runs/384p \
 #     --data=/shared/latents
+# COMMAND=pyramid-encode sbatch ... starts that instead.
 # Run it in the folder of the project, with its environment active. Before the
 # time is over, or when the job is preempted, SIGTERM saves the run; the same
 # command, or requeueing, continues it.
@@ -14,4 +15,4 @@
 #SBATCH --requeue
 #SBATCH --exclusive
 set -euo pipefail
-exec srun --kill-on-bad-exit=1 --label pyramid-train --distributed "$@"
+exec srun --kill-on-bad-exit=1 --label "${COMMAND:-pyramid-train}" --distributed "$@"

@@ -232,11 +232,12 @@ class EncodeConfig:
   """How files become stored latents."""
 
   fps: float = 24.0
-  # (height, width) a file may be cropped to; the nearest aspect ratio is taken
+  # (height, width) a video may be cropped to; the nearest aspect ratio is taken
   sizes: tuple[tuple[int, int], ...] = ((384, 640),)
+  image_sizes: tuple[tuple[int, int], ...] = ()  # of images; empty: `sizes`
   max_frames: Count = 121  # 8 n + 1
   min_frames: Count = 1
-  batch: Count = 8  # clips encoded together, over all devices
+  batch: Count = 8  # clips encoded together, over a process's devices
   window: Count = 16  # frames a chunk of the VAE
 
 

@@ -58,6 +58,25 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
   return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
 
 
+def make_local_mesh(config: MeshConfig) -> Mesh:
+  """A mesh of this process's devices alone, for work that needs no others.
+
+  It has the config's shape if that is for so many devices; if it is for those
+  of all processes together, the local ones share the batch.
+
+  Raises:
+    ConfigError: the config is for neither.
+  """
+  local = jax.local_devices()
+  if jax.process_count() == 1:
+    return make_mesh(config, local)
+  try:
+    return make_mesh(config, local)
+  except ConfigError:
+    make_mesh(config)  # refuses what fits no machine
+    return make_mesh(MeshConfig(data=-1, fsdp=1), local)
+
+
 def arrange(devices: Any, shape: tuple[int, ...]) -> np.ndarray:
   """The devices in the shape of a mesh.
 

@@ -76,6 +76,10 @@ def run(
       return main(argv[1:]) if arguments else main()
     except UserError as error:
       _fail(error, error.exit_code)
+    except SystemExit as ended:  # by SIGTERM
+      if _several():
+        _end_now(ended.code)
+      raise
     except KeyboardInterrupt:
       _fail("interrupted", 128 + signal.SIGINT)
     except Exception as error:

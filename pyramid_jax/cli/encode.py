@@ -3,76 +3,86 @@
   pyramid-encode --videos=DIR_OR_MANIFEST --config=configs/tiny.py \\
     --vae=runs/vae --out=latents
 
-Run again after an interruption, it continues.
+Run again after an interruption, it continues; also on another number of hosts,
+on each of which the same command runs with --distributed. With --inspect it
+only looks at the files, see docs/inputs.md.
 """
-
-import functools
-import pathlib
 
 from absl import flags
 
-from pyramid_jax.cli import app
+from pyramid_jax.cli import app, compilation, processes
 from pyramid_jax.cli import config as config_flag
 
 F = flags.FLAGS
-flags.declare_key_flag("config")
+for name in ("config", "compilation_cache", *processes.NAMES):
+  flags.declare_key_flag(name)
 flags.DEFINE_string(
   "videos",
   None,
-  "Folder of videos and images, JSON-lines manifest, or dataset.",
+  "Folder of videos and images, JSON-lines manifest, or dataset; "
+  "tfds:NAME or tfds:NAME:VERSION for one of TFDS.",
 )
 flags.DEFINE_string("vae", None, "Workdir of the VAE's training.")
 flags.DEFINE_string("out", None, "Folder of the stored latents.")
+flags.DEFINE_string("split", "train", "Of a TFDS dataset.")
+flags.DEFINE_string("data_dir", None, "Where TFDS datasets lie prepared.")
 flags.DEFINE_integer(
   "shard", 64, "Clips a shard; what a kill can cost.", lower_bound=1
 )
 flags.DEFINE_integer("threads", 2, "Threads that decode.", lower_bound=1)
+flags.DEFINE_bool(
+  "inspect", False, "Write a contact sheet and a table of the files to --out."
+)
+flags.DEFINE_integer("shown", 60, "Clips on the contact sheet.", lower_bound=1)
 
 
 def main():
   """Checks the flags, loads the encoders and runs."""
-  app.require("config", "videos", "vae", "out")
+  app.require("config", "videos", *([] if F.inspect else ["vae"]), "out")
   config = config_flag.get()
   # here, so that mistakes in flags are told before JAX is imported
+  from pyramid_jax.data import inspection, sources
+
+  source = F.videos, config.encode, F.split, F.data_dir
+  if F.inspect:
+    clips = sources.open_clips(*source)
+    print(inspection.inspect_clips(clips, F.out, F.shown, F.threads))
+    return
+  processes.start(preemption=False)
+  programs = compilation.use_cache()
+  import jax
+
   from pyramid_jax import sharding
-  from pyramid_jax.convert import text_folder
-  from pyramid_jax.data import encode, latents
+  from pyramid_jax.data import encode
   from pyramid_jax.data.latent_writer import LatentWriter, split_ids
   from pyramid_jax.data.sizes import check_frames, check_size
-  from pyramid_jax.generate.trained_vae import TrainedVAE
+  from pyramid_jax.generate.encoders import load_encoders
 
-  clips = encode.open_clips(F.videos, config.encode)
+  clips = sources.open_clips(*source)
   for height, width in clips.sizes:
     check_size(height, width, config.flow, config.model, config.vae)
   check_frames(clips.max_frames, config.flow, config.vae)
-  mesh = sharding.make_mesh(config.mesh)
-  vae = TrainedVAE.load(F.vae, mesh)
-  text = text_folder.from_config(config.text)
-  metadata = latents.Metadata(
-    vae_fingerprint=vae.fingerprint,
-    text_fingerprint=text.fingerprint,
-    latent_channels=vae.config.latent_channels,
-    text_dim=text.text_dim,
-    pooled_dim=text.pooled_dim,
-    statistics=vae.statistics,
-    text_dtype=config.text.dtype,
-    text_kind=config.text.kind,
-    text_max_tokens=config.text.max_tokens,
-    vae_path=vae.path,
-    text_path=str(pathlib.Path(config.text.path).absolute()),
+  mesh = sharding.make_local_mesh(config.mesh)
+  encoders = load_encoders(config, F.vae, mesh)
+  writer = LatentWriter(
+    F.out, encoders.metadata, encoders.null, split_ids(clips.ids, F.shard)
   )
-  null = latents.NullPrompt(*text.encode([""])[0])
-  writer = LatentWriter(F.out, metadata, null, split_ids(clips.ids, F.shard))
-  batch = config.encode.batch
-  encode_video = functools.partial(
-    vae.encode, window=config.encode.window, batch=batch
+  complete = writer.complete
+  encode.encode_clips(
+    clips, writer, encoders.encode_video, encoders.encode_text,
+    batch=config.encode.batch, threads=F.threads,
+    process=jax.process_index(), processes=jax.process_count(),
+  )  # fmt: skip
+  if jax.process_index() > 0:
+    processes.wait_until(lambda: writer.complete)
+    return
+  processes.wait_until(lambda: not writer.missing())
+  summary = encode.finish(
+    clips, writer, config.encode.fps, config.flow, config.model.patch
   )
-  summary = encode.encode_clips(
-    clips, writer, encode_video, text.encode, batch=batch, threads=F.threads
-  )
-  done = summary.stored or summary.skipped
-  print(summary if done else f"{F.out} was already complete")
-  print(f"latents: {F.out}")
+  if complete:
+    print(f"{F.out} was already complete")
+  print(summary or "", f"latents: {F.out}", programs, sep="\n")
 
 
 def run():

@@ -11,6 +11,8 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 
 from absl import flags
 from absl import logging as absl_logging
@@ -90,6 +92,15 @@ def is_first() -> bool:
   """Whether this process reports for all; there may be but one."""
   jax = sys.modules.get("jax")
   return jax is None or jax.process_index() == 0
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 0.5) -> None:
+  """Returns when `done`, which the work of other processes brings about.
+
+  If one of them dies meanwhile, JAX ends this one; see `HEARTBEAT`.
+  """
+  while not done():
+    time.sleep(seconds)
 
 
 def _meet(jax) -> None:

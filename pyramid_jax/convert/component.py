@@ -37,7 +37,7 @@ def load_params(
   """
   folder, pure = pathlib.Path(folder), model.make(config)
   if mesh is None:
-    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     places = jax.tree.map(lambda _: one, pure.shapes)
   else:
     places = sharding.tree_shardings(mesh, pure.shapes, pure.axes)

@@ -7,6 +7,7 @@ tokenizer. Every size comes from the `config.json` of the component.
 Legend: B prompts, M T5 tokens, E T5 width, P pooled width.
 """
 
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -29,6 +30,8 @@ from pyramid_jax.data.tokenize import CLIPTokenizer, T5Tokenizer
 from pyramid_jax.models.pure import Params, Pure, pure
 from pyramid_jax.models.text import TextConfigs, TextModel, combine
 
+SHORTEST = 16  # tokens that any prompt is padded to; then 32, 64, ...
+
 # For each kind: our name -> number of the folder.
 PARTS = {
   "sd3": {"clip_l": "", "clip_g": "_2", "t5": "_3"},
@@ -44,7 +47,7 @@ class TextEncoder:
     params: their parameters, placed on the device or the mesh.
     tokenizers: by part, as the folder names them in `PARTS`.
     text_dim, pooled_dim: widths E and P of the result.
-    batch: prompts encoded at once; one compiled shape.
+    batch: prompts encoded at once.
   """
 
   def __init__(
@@ -77,26 +80,35 @@ class TextEncoder:
 
     n is the number of valid T5 tokens; a prompt without words has one, the
     end token. Prompts that are too long are cut with a warning.
+
+    Prompts are padded to 16, 32, 64, ... tokens, by their own length alone, and
+    go through in batches of equal ones: few programs, and the result of a
+    prompt is the same, bit for bit, whatever else is encoded.
     """
-    result = []
-    for start in range(0, len(prompts), self.batch):
-      part = list(prompts[start : start + self.batch])
-      padding = self.batch - len(part)
-      t5_BM, mask_BM = self.tokenizers["t5"](part)
-      clips = [
-        tokenizer(part)
-        for name, tokenizer in self.tokenizers.items()
-        if name != "t5"
-      ]
-      inputs = [
-        np.pad(x, ((0, padding), (0, 0))) for x in (t5_BM, mask_BM, *clips)
-      ]
-      features_BME, pooled_BP = self._call(inputs)
-      result += [
-        (features_BME[row, : mask_BM[row].sum()].copy(), pooled_BP[row].copy())
-        for row in range(len(part))
-      ]
-    return result
+    if not prompts:
+      return []
+    ids = [self.tokenizers["t5"](prompts)]
+    lengths = [ids[0][1].sum(1)]
+    for name, tokenizer in self.tokenizers.items():
+      if name != "t5":
+        ids.append((tokenizer(prompts),))
+        lengths.append(tokenizer.lengths(ids[-1][0]))
+    same = collections.defaultdict(list)
+    for row, length in enumerate(np.max(lengths, 0)):
+      same[_padded(int(length))].append(row)
+    inputs = [x for part in ids for x in part]
+    result: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for width, rows in sorted(same.items()):
+      for start in range(0, len(rows), self.batch):
+        part = rows[start : start + self.batch]
+        padding = ((0, self.batch - len(part)), (0, 0))
+        features_BME, pooled_BP = self._call(
+          [np.pad(x[part, :width], padding) for x in inputs]
+        )
+        for i, row in enumerate(part):
+          valid = features_BME[i, : lengths[0][row]]
+          result[row] = valid.copy(), pooled_BP[i].copy()
+    return [result[row] for row in range(len(prompts))]
 
   def _call(self, inputs: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     if self.mesh is None:
@@ -234,6 +246,11 @@ def write_text_encoder(
 def model_of(part: str) -> Model:
   """How the weights of a part are read and written."""
   return T5_ENCODER if part == "t5" else CLIP_ENCODER
+
+
+def _padded(length: int) -> int:
+  """The next of 16, 32, 64, ...; tokenizers have limits of their own."""
+  return max(SHORTEST, 1 << (length - 1).bit_length())
 
 
 @functools.cache

@@ -138,7 +138,8 @@ def _groups(pick: Pick, store, config: Config) -> list[list[int]]:
     for clip in segment_clips(choice.unit, choice.stage, config.flow):
       tokens = full >> 2 * (last - clip.level)
       sizes += [tokens] * (clip.stop - clip.start)
-    sizes[0] += len(store.null.text) if choice.drop else int(lengths.text[i])
+    text = lengths.text.reshape(len(lengths.text), -1)[i, pick.caption]
+    sizes[0] += len(store.null.text) if choice.drop else int(text)
     groups.append(sizes)
   return groups
 

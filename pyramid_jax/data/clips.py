@@ -274,7 +274,7 @@ def _open_files(
   path: pathlib.Path, config: VideoDataConfig
 ) -> tuple[Source, Source, Skipped]:
   """Reads all timelines; leaves out what has none or is too short."""
-  items, fps = files.find_files(path), config.fps
+  (items, left_out), fps = files.find_files(path), config.fps
   shortest = {"video": min(phase.frames for phase in config.phases)}
   mixed = any(phase.image_ratio for phase in config.phases)
   shortest["image"] = 1 if mixed else shortest["video"]
@@ -299,7 +299,10 @@ def _open_files(
     )
     looked = list(zip(items, found, strict=True))
   pairs = [(i, t) for i, t in looked if not isinstance(t, str)]
-  skipped = [(str(i.path), why) for i, why in looked if isinstance(why, str)]
+  skipped = [
+    *left_out,
+    *((str(i.path), why) for i, why in looked if isinstance(why, str)),
+  ]
   for name, why in skipped:
     log.warning("%s is left out: %s", name, why)
   held = _held_out([item for item, _ in pairs])

@@ -6,9 +6,12 @@ Anything found is raised as `BadVideo`.
 import contextlib
 import hashlib
 import pathlib
+import struct
+import zlib
 from collections.abc import Iterator
 
 import av
+import PIL.Image
 
 from pyramid_jax.config import UserError
 
@@ -18,6 +21,22 @@ ENTROPY_CODED = {"h264", "hevc", "mpeg4", "vp8", "vp9", "av1"}
 HOLE = bytes(64)
 
 
+# What decoders raise at damage; Pillow also SyntaxError and the like
+DECODER_ERRORS = (
+  av.FFmpegError,
+  OSError,
+  ValueError,
+  ArithmeticError,
+  MemoryError,
+  LookupError,
+  EOFError,
+  SyntaxError,
+  struct.error,
+  zlib.error,
+  PIL.Image.DecompressionBombError,
+)
+
+
 class BadVideo(Exception):  # noqa: N818
   """A file that gives no clip; the message is the reason."""
 
@@ -25,13 +44,14 @@ class BadVideo(Exception):  # noqa: N818
 @contextlib.contextmanager
 def bad_video() -> Iterator[None]:
   """Turns the errors of the decoders into `BadVideo`."""
-  errors = (av.FFmpegError, OSError, ValueError, ArithmeticError, MemoryError)
   try:
     yield
-  except errors as error:
+  except DECODER_ERRORS as error:
     if isinstance(error, UserError):
       raise
-    raise BadVideo(f"{type(error).__name__}: {error}") from error
+    # of FFmpeg and files without number and name, which are known
+    what = getattr(error, "strerror", None)
+    raise BadVideo(what or f"{type(error).__name__}: {error}") from error
 
 
 def check_hash(path: pathlib.Path, expected: str) -> None:

@@ -17,7 +17,7 @@ from pyramid_jax.data import order
 from pyramid_jax.data.latents import Lengths
 from pyramid_jax.flow import history
 
-STAGE, UNIT, DROP = range(2**32, 2**32 + 3)  # what a hash is drawn for
+STAGE, UNIT, DROP, CAPTION = range(2**32, 2**32 + 4)  # what a hash is drawn for
 
 
 class Choice(NamedTuple):
@@ -35,6 +35,7 @@ class Pick(NamedTuple):
   epoch: int
   sample: int
   choices: tuple[Choice, ...]
+  caption: int = 0  # which of the clip's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Samples:
   drop: np.ndarray
   latent: np.ndarray  # [N], tokens of all choices
   text: np.ndarray
+  caption: np.ndarray
 
   def take(self, index: np.ndarray) -> "Samples":
     """These samples, in this order."""
@@ -64,6 +66,7 @@ class Samples:
       int(self.epoch[i]),
       int(self.sample[i]),
       tuple(map(Choice, *(x.tolist() for x in drawn))),
+      int(self.caption[i]),
     )
 
 
@@ -94,14 +97,15 @@ class Draws:
       seed,
     )
     self._first = np.cumsum([0, *self.mixture.sizes[:-1]])
-    frames, height, width, text = (
+    frames, height, width = (
       np.concatenate([getattr(x, name) for x in lengths]).astype(np.int32)
-      for name in ("frames", "height", "width", "text")
+      for name in ("frames", "height", "width")
     )
     units = 1 + (frames - 1) // flow.frames_per_unit
     self.units = np.minimum(units, config.max_units or units.max())
     self.coarsest = height * width // patch**2 >> 2 * (flow.stages - 1)
-    self.text, self.null_text = text, null_text
+    self.text, self.null_text = _texts(lengths), null_text
+    self._captions = np.count_nonzero(self.text, axis=1)
     self.tokens = unit_tokens(int(self.units.max()), flow)
     weights = np.array(config.stage_weights or (1.0,) * flow.stages)
     self._stages = np.flatnonzero(weights)
@@ -122,9 +126,12 @@ class Draws:
       unit = (draw(UNIT) * units).astype(np.int64)
     drop = draw(DROP) < self.config.drop_prompt
     latent = self.tokens[unit, stage] * self.coarsest[clip][:, None]
-    text = np.where(drop, self.null_text, self.text[clip][:, None])
+    drawn = order.uniform(self.seed, CAPTION, source, epoch, sample)
+    caption = (drawn * self._captions[clip]).astype(np.int64)
+    text = self.text[clip, caption][:, None]
+    text = np.where(drop, self.null_text, text).sum(1)
     return Samples(
-      source, epoch, sample, unit, stage, drop, latent.sum(1), text.sum(1)
+      source, epoch, sample, unit, stage, drop, latent.sum(1), text, caption
     )
 
   def check_fit(self) -> None:
@@ -132,7 +139,7 @@ class Draws:
     config, k = self.config, self.config.segments_per_clip
     most = np.maximum.accumulate(self.tokens[:, self._stages].max(1))
     latent = most[self.units - 1] * self.coarsest * k
-    text = np.maximum(self.text, self.null_text) * k
+    text = np.maximum(self.text.max(1), self.null_text) * k
     long, wordy = int(latent.argmax()), int(text.argmax())
     times = f", {k} segments together" if k > 1 else ""
     if latent[long] > config.latent_tokens:
@@ -157,6 +164,15 @@ class Draws:
   def _name(self, clip: int) -> str:
     source = int(np.searchsorted(self._first, clip, side="right")) - 1
     return f"Clip {clip - self._first[source]} of source {source}"
+
+
+def _texts(lengths: Sequence[Lengths]) -> np.ndarray:
+  """Text tokens [clips, captions] of all sources, 0 where there is none."""
+  texts = [x.text.reshape(len(x.frames), -1) for x in lengths]
+  most = max(text.shape[1] for text in texts)
+  return np.concatenate(
+    [np.pad(text, ((0, 0), (0, most - text.shape[1]))) for text in texts]
+  ).astype(np.int64)
 
 
 def unit_tokens(units: int, flow: FlowConfig) -> np.ndarray:

@@ -1,113 +1,37 @@
 """Clips and captions to a store of latents; the encoders are callables.
 
-Files are decoded by threads ahead of the device, clips of one shape are
-encoded together, and the store grows shard by shard, so that a killed run
-continues.
+Files are decoded by threads ahead of the device, clips of one size are encoded
+together, and the store grows shard by shard, so that a killed run continues.
+Several processes share the shards: shard i belongs to process i mod N.
 
 Legend: T frames, H W pixels.
 """
 
 import collections
 import concurrent.futures
-import dataclasses
 import itertools
 import logging
-import pathlib
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from pyramid_jax.config import EncodeConfig
-from pyramid_jax.data import files, video
+from pyramid_jax.config import FlowConfig
+from pyramid_jax.data.damage import BadVideo
+from pyramid_jax.data.latent_record import Prompt
 from pyramid_jax.data.latent_writer import LatentWriter, ShardWriter
-from pyramid_jax.data.shapes_store import Stored
-from pyramid_jax.data.video import BadVideo, Clip
+from pyramid_jax.data.sources import Clips
+from pyramid_jax.data.summary import Summary, summarise
+from pyramid_jax.data.video import Clip
 
 log = logging.getLogger(__name__)
 
-# videos uint8 [T, H, W, 3] of one shape and their ids -> latents, one each
+# videos uint8 [T, H, W, 3] of one H, W and their ids -> latents, one each
 EncodeVideo = Callable[[list[np.ndarray], list[str]], list[np.ndarray]]
 # captions -> (features [n, E], pooled [P]), one each
 EncodeText = Callable[[list[str]], list[tuple[np.ndarray, np.ndarray]]]
-
-
-class Clips(Protocol):
-  """Captioned clips that can be read in any order, from threads."""
-
-  ids: list[str]
-  captions: list[str]
-  sizes: Sequence[tuple[int, int]]  # (height, width) that clips may have
-  max_frames: int
-
-  def read(self, i: int) -> Clip:
-    """Frames of clip i, or `BadVideo`."""
-
-
-class FileClips:
-  """The files of a folder or manifest, at the config's rate and sizes."""
-
-  def __init__(self, path: str | pathlib.Path, config: EncodeConfig):
-    self.items = files.find_files(path)
-    self.ids = [item.id for item in self.items]
-    self.captions = [item.caption for item in self.items]
-    self.sizes, self.max_frames = config.sizes, config.max_frames
-    self.config = config
-
-  def read(self, i: int) -> Clip:
-    c, item = self.config, self.items[i]
-    return video.read_clip(
-      item.path, c.sizes, c.fps, c.max_frames, c.min_frames, sha256=item.sha256
-    )
-
-
-class ShapeClips:
-  """The training split of the embedded dataset."""
-
-  def __init__(self, folder: str | pathlib.Path):
-    self.stored = Stored(folder)
-    examples = [self.stored[i] for i in range(len(self.stored))]
-    self.ids = [e.id for e in examples]
-    self.captions = [e.caption for e in examples]
-    settings = self.stored.settings
-    self.sizes = [(settings.height, settings.width)]
-    self.max_frames = settings.frames
-
-  def read(self, i: int) -> Clip:
-    return Clip(self.stored[i].video)
-
-
-def open_clips(path: str | pathlib.Path, config: EncodeConfig) -> Clips:
-  """The embedded dataset, a folder of files, a manifest or one file.
-
-  Raises:
-    ConfigError: nothing there that can be read.
-  """
-  if (pathlib.Path(path) / "dataset_info.json").exists():
-    return ShapeClips(path)
-  return FileClips(path, config)
-
-
-@dataclasses.dataclass
-class Summary:
-  """What became of the clips of this run."""
-
-  stored: int = 0
-  video_frames: int = 0
-  trimmed: int = 0
-  skipped: collections.Counter = dataclasses.field(
-    default_factory=collections.Counter
-  )
-
-  def __str__(self) -> str:
-    lines = [f"{self.stored} clips stored, {self.video_frames} frames"]
-    if self.trimmed:
-      lines.append(f"{self.trimmed} clips lost frames at their end (8 n + 1)")
-    if self.skipped:
-      lines.append(f"{self.skipped.total()} files left out, see skipped.jsonl:")
-      lines += [f"  {n} x {why}" for why, n in self.skipped.most_common()]
-    return "\n".join(lines)
+Waiting = list[tuple[str, np.ndarray]]  # ids and videos
 
 
 def encode_clips(
@@ -118,75 +42,148 @@ def encode_clips(
   *,
   batch: int = 8,
   threads: int = 2,
-) -> Summary:
-  """Writes every clip that is not stored yet, and finishes the store.
+  process: int = 0,
+  processes: int = 1,
+) -> int:
+  """Writes the shards of a process that are not there yet; returns how many.
 
-  A file that cannot be used is left out, with its reason in skipped.jsonl.
-
-  Raises:
-    ConfigError: no clip could be stored.
+  A file that cannot be used is left out and noted with its reason. At most
+  4 x `batch` + 1 decoded clips are in memory.
   """
   place = {id: i for i, id in enumerate(clips.ids)}
-  missing = writer.missing()
-  total = sum(len(writer.shards[s]) for s in missing)
-  summary = Summary()
-  with (
-    tqdm(total=total, unit="clip", desc="encode", disable=None) as bar,
-    concurrent.futures.ThreadPoolExecutor(threads) as pool,
-  ):
-    for index in missing:
-      ids = writer.shards[index]
-      captions = [clips.captions[place[id]] for id in ids]
-      prompts = dict(zip(ids, encode_text(captions), strict=True))
-      read = _read_ahead(pool, clips.read, [place[id] for id in ids], 2 * batch)
-      with writer.shard(index) as shard:
-        waiting: dict[tuple, list[tuple[str, np.ndarray]]] = {}
-        for id, result in zip(ids, read, strict=True):
-          bar.update()
-          if isinstance(result, BadVideo):
-            shard.skip(id, str(result))
-            summary.skipped[_kind_of(result)] += 1
-            continue
-          if result.trimmed:
-            summary.trimmed += 1
-            log.warning(
-              "%s: trimmed to %d frames (8 n + 1); %d left out",
-              id, len(result.video), result.trimmed,
-            )  # fmt: skip
-          same = waiting.setdefault(result.video.shape, [])
-          same.append((id, result.video))
-          if len(same) == batch:
-            _store(shard, same, clips, place, prompts, encode_video, summary)
-            same.clear()
-        for same in waiting.values():
-          if same:
-            _store(shard, same, clips, place, prompts, encode_video, summary)
-  writer.finish()
-  return summary
+  mine = [i for i in writer.missing() if i % processes == process]
+  places = [place[id] for i in mine for id in writer.shards[i]]
+  pool = concurrent.futures.ThreadPoolExecutor(threads)
+  quiet = None if process == 0 else True  # None: no bar unless on a terminal
+  try:
+    with tqdm(total=len(places), unit="clip", disable=quiet) as bar:
+      reader = _Reader(_read_ahead(pool, clips.read, places, 2 * batch))
+      for index in mine:
+        with writer.shard(index) as shard:
+          ids = writer.shards[index]
+          captions = [clips.captions(place[id]) for id in ids]
+          prompts = dict(zip(ids, _prompts(captions, encode_text), strict=True))
+          encoding = _Shard(shard, prompts, encode_video, batch)
+          for id in ids:
+            encoding.take(id, reader.next())
+            bar.update()
+          encoding.finish()
+          shard.noted |= reader.times() | {"processes": processes}
+  finally:
+    pool.shutdown(cancel_futures=True)
+  return len(mine)
 
 
-def _store(shard: ShardWriter, same, clips, place, prompts, encode, summary):
-  """Encodes clips of one shape and adds them to the shard."""
-  ids, videos = (list(x) for x in zip(*same, strict=True))
-  for id, video_THWC, latent in zip(
-    ids, videos, encode(videos, ids), strict=True
-  ):
-    features, pooled = prompts[id]
-    frames, height, width, _ = video_THWC.shape
-    shard.add(
-      {
-        "id": id,
-        "caption": clips.captions[place[id]],
-        "latent": latent,
-        "text": features,
-        "pooled": pooled,
-        "frames": frames,
-        "height": height,
-        "width": width,
-      }
-    )
-    summary.stored += 1
-    summary.video_frames += frames
+def finish(
+  clips: Clips, writer: LatentWriter, fps: float, flow: FlowConfig, patch: int
+) -> Summary:
+  """Makes a store of the shards, once all are there; one process calls this.
+
+  Raises:
+    ConfigError: shards are missing, or no clip could be stored.
+  """
+  if not writer.complete:
+    summary = summarise(writer.notes(), clips.left_out, fps, flow.stages, patch)
+    left_out = [{"id": w, "reason": reason} for w, reason in clips.left_out]
+    writer.finish(left_out, summary)
+  writer.finish()  # removes what a killed run may have left
+  return Summary.read(writer.path)
+
+
+class _Shard:
+  """What becomes of the clips of a shard: batches, and notes of them.
+
+  Clips wait for `batch` of the same shape; when twice as many wait, those of
+  the size that most of them have go together, the longest first. So do those
+  that remain at the end.
+  """
+
+  def __init__(self, shard: ShardWriter, prompts, encode, batch: int):
+    self.shard, self.prompts = shard, prompts
+    self.encode, self.batch = encode, batch
+    self.waiting: Waiting = []
+    self.noted = shard.noted
+    self.noted |= {"videos": 0, "video_frames": 0, "trimmed": 0}
+    self.noted["no_caption"] = 0
+
+  def take(self, id: str, result: Clip | BadVideo) -> None:
+    """Takes in a clip, or notes why there is none."""
+    if isinstance(result, BadVideo):
+      self.shard.skip(id, str(result))
+      return
+    if result.trimmed:
+      self.noted["trimmed"] += 1
+      log.warning(
+        "%s: trimmed to %d frames (8 n + 1); %d left out",
+        id, len(result.video), result.trimmed,
+      )  # fmt: skip
+    self.waiting.append((id, result.video))
+    same = [x for x in self.waiting if x[1].shape == result.video.shape]
+    if len(same) == self.batch:
+      self._store(same)
+    elif len(self.waiting) == 2 * self.batch:
+      self._store(_fullest(self.waiting)[: self.batch])
+
+  def finish(self) -> None:
+    """Encodes what still waits."""
+    while self.waiting:
+      self._store(_fullest(self.waiting)[: self.batch])
+
+  def _store(self, clips: Waiting) -> None:
+    """Encodes clips of one size and adds them to the shard."""
+    ids, videos = (list(x) for x in zip(*clips, strict=True))
+    for (id, video_THWC), latent in zip(
+      clips, self.encode(videos, ids), strict=True
+    ):
+      frames, height, width, _ = video_THWC.shape
+      example = {"id": id, "latent": latent}
+      example |= {"frames": frames, "height": height, "width": width}
+      first, *others = self.prompts[id]
+      self.shard.add({**example, **first._asdict()}, others)
+      if frames > 1:
+        self.noted["videos"] += 1
+        self.noted["video_frames"] += frames
+      self.noted["no_caption"] += not any(p.caption for p in self.prompts[id])
+    done = set(ids)
+    self.waiting = [x for x in self.waiting if x[0] not in done]
+
+
+def _fullest(waiting: Waiting) -> Waiting:
+  """The clips of the size that most have, longest first."""
+  sizes = collections.defaultdict(list)
+  for clip in waiting:
+    sizes[clip[1].shape[1:]].append(clip)
+  return sorted(max(sizes.values(), key=len), key=lambda x: -len(x[1]))
+
+
+def _prompts(
+  captions: Sequence[Sequence[str]], encode: EncodeText
+) -> list[list[Prompt]]:
+  """For each clip its captions with their features."""
+  flat = [caption for several in captions for caption in several]
+  features = iter(encode(flat))
+  return [[Prompt(x, *next(features)) for x in several] for several in captions]
+
+
+class _Reader:
+  """Clips in turn; knows the time, and how much of it was spent on waiting."""
+
+  def __init__(self, clips: Iterator[Clip | BadVideo]):
+    self.clips, self.waited, self.since = clips, 0.0, time.monotonic()
+
+  def next(self) -> Clip | BadVideo:
+    """The next clip."""
+    asked = time.monotonic()
+    clip = next(self.clips)
+    self.waited += time.monotonic() - asked
+    return clip
+
+  def times(self) -> dict[str, float]:
+    """Seconds since the last call, and those of them spent on waiting."""
+    now = time.monotonic()
+    result = {"seconds": now - self.since, "waited": self.waited}
+    self.since, self.waited = now, 0.0
+    return result
 
 
 def _read_ahead(
@@ -212,8 +209,3 @@ def _read_ahead(
     for i in itertools.islice(left, 1):
       running.append(pool.submit(one, i))
     yield done
-
-
-def _kind_of(reason: BadVideo) -> str:
-  """A reason without the numbers that differ from file to file."""
-  return str(reason).split(":")[0]

@@ -4,55 +4,94 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from pyramid_jax.config import ConfigError
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".mov", ".mkv", ".m4v", ".avi")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+EXAMPLE = '{"video": "cat.mp4", "text": "a cat"}'
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-  """A file and its caption.
+  """A file and its captions.
 
   Attributes:
     id: unique in its folder or manifest, the same on every machine.
-    path: where it lies.
-    caption: one text.
+    folder: what `file` is relative to.
+    file: where it lies.
+    captions: one or more.
     kind: "video" or "image".
     sha256: of the file, or empty: not known.
   """
 
   id: str
-  path: pathlib.Path
-  caption: str
+  folder: str
+  file: str
+  captions: tuple[str, ...]
   kind: str
   sha256: str = ""
 
+  @property
+  def path(self) -> pathlib.Path:
+    """Where it lies."""
+    return pathlib.Path(self.folder, self.file)
 
-def find_files(path: str | pathlib.Path) -> list[Item]:
+
+class LeftOut(NamedTuple):
+  """What is no input, or a line of a manifest, and why."""
+
+  where: str
+  reason: str
+
+
+class Listing(NamedTuple):
+  """What was found; `left_out` is what looks like an input and is none."""
+
+  items: list[Item]
+  left_out: list[LeftOut]
+
+
+def find_files(path: str | pathlib.Path) -> Listing:
   """Lists a folder (with all below it), a JSON-lines manifest or one file.
 
-  In a folder a caption is the text file beside (`cat.txt` for `cat.mp4`) or
-  the file name. A line of a manifest is {"video" or "image": path, "text":
-  caption}, the path relative to the manifest; with "sha256", the file's hash in
-  hexadecimal, any change of the file is noticed.
+  In a folder the captions are the lines of the text file beside (`cat.txt` for
+  `cat.mp4`), or else the file name. A line of a manifest is {"video" or
+  "image": path, "text": caption or list of captions}, the path relative to the
+  manifest; with "sha256", the file's hash in hexadecimal, any change of the
+  file is noticed. A line or a file that cannot be used is left out and named;
+  docs/inputs.md has the table.
 
   Raises:
-    ConfigError: nothing there, or a line that cannot be used.
+    ConfigError: nothing there that can be used.
   """
   path = pathlib.Path(path)
-  if path.is_dir():
-    return _folder(path)
   if not path.exists():
     raise ConfigError(
       f"{path} does not exist; give a folder of videos or images, or a "
       "JSON-lines manifest."
     )
-  if _kind(path):
-    return [Item(path.name, path, _caption(path), _kind(path))]
-  return _manifest(path)
+  if path.is_dir():
+    listing = _collect(_folder(path))
+    if not listing.items and not listing.left_out:
+      endings = " ".join(VIDEO_ENDINGS + IMAGE_ENDINGS)
+      raise ConfigError(f"{path} has no videos or images ({endings}).")
+  elif _kind(path.name):
+    listing = _collect([_file(str(path.parent), path.name)])
+  else:
+    listing = _collect(_manifest(path))
+    if not listing.items and not listing.left_out:
+      raise ConfigError(f"{path} lists no files.")
+  if not listing.items:
+    where, reason = listing.left_out[0]
+    raise ConfigError(
+      f"{path} names {len(listing.left_out)} inputs of which none can be used; "
+      f"the first: {where}: {reason}"
+    )
+  return listing
 
 
 def write_skipped(
@@ -71,70 +110,124 @@ def write_skipped(
   os.replace(partial, path)
 
 
-def _kind(path: pathlib.Path) -> str | None:
-  ending = path.suffix.lower()
+def _collect(found: Iterable[Item | LeftOut]) -> Listing:
+  """Sorts out what is left out; ids become unique by numbers."""
+  listing, seen = Listing([], []), set()
+  for number, one in enumerate(found, 1):
+    if isinstance(one, LeftOut):
+      listing.left_out.append(one)
+      continue
+    while one.id in seen:  # one file under several captions
+      one = dataclasses.replace(one, id=f"{one.id}#{number}")
+    seen.add(one.id)
+    listing.items.append(one)
+  return listing
+
+
+def _kind(name: str) -> str | None:
+  ending = os.path.splitext(name)[1].lower()
   if ending in VIDEO_ENDINGS:
     return "video"
   return "image" if ending in IMAGE_ENDINGS else None
 
 
-def _caption(path: pathlib.Path) -> str:
-  beside = path.with_suffix(".txt")
-  if beside.is_file():
-    return " ".join(beside.read_text(encoding="utf-8").split())
-  return " ".join(path.stem.replace("_", " ").replace("-", " ").split())
+def _folder(path: pathlib.Path) -> Iterator[Item | LeftOut]:
+  """What lies in a folder and below, sorted; links to folders are not followed.
+
+  Hidden files, and what has other endings, are no inputs.
+  """
+  root, found = str(path), []
+  unread: list[LeftOut] = []
+
+  def note(error: OSError):
+    name = os.path.relpath(error.filename, root)
+    unread.append(LeftOut(printable(name), f"{error.strerror}, a folder"))
+
+  for folder, subfolders, files in os.walk(root, onerror=note):
+    inside = os.path.relpath(folder, root)
+    inside = "" if inside == "." else f"{inside}/"
+    for name in subfolders:
+      if os.path.islink(os.path.join(folder, name)):
+        unread.append(
+          LeftOut(
+            printable(inside + name), "a link to a folder; name that folder"
+          )
+        )
+      elif _kind(name):
+        unread.append(LeftOut(printable(inside + name), "a folder, no file"))
+    found += [
+      inside + name
+      for name in files
+      if _kind(name) and not name.startswith(".")
+    ]
+  yield from sorted(unread)
+  for name in sorted(found):
+    yield _file(root, name)
 
 
-def _folder(path: pathlib.Path) -> list[Item]:
-  found = sorted(
-    (file.relative_to(path).as_posix(), file)
-    for file in path.rglob("*")
-    if _kind(file) and not file.name.startswith(".") and file.is_file()
-  )
-  if not found:
-    endings = " ".join(VIDEO_ENDINGS + IMAGE_ENDINGS)
-    raise ConfigError(f"{path} has no videos or images ({endings}).")
-  return [Item(name, f, _caption(f), _kind(f)) for name, f in found]
-
-
-def _manifest(path: pathlib.Path) -> list[Item]:
-  items: dict[str, Item] = {}
+def _file(folder: str, name: str) -> Item | LeftOut:
+  """A file of a folder with the captions beside it."""
+  path = os.path.join(folder, name)
+  if printable(name) != name:
+    return LeftOut(printable(name), "its name is no UTF-8; rename it")
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    if not stat.S_ISREG(os.stat(path).st_mode):
+      return LeftOut(name, "no file")
+  except OSError as error:
+    broken = "a link to nothing" if os.path.islink(path) else error.strerror
+    return LeftOut(name, broken)
+  stem = os.path.splitext(path)[0]
+  try:
+    with open(f"{stem}.txt", "rb") as file:
+      lines = file.read().decode("utf-8-sig").splitlines()
+  except FileNotFoundError:
+    words = os.path.basename(stem).replace("_", " ").replace("-", " ")
+    lines = [words]
   except UnicodeDecodeError as error:
-    raise ConfigError(
-      f"{path} is neither text nor a known kind of video or image."
-    ) from error
-  for number, line in enumerate(lines, 1):
-    if line.strip():
-      item = _manifest_line(f"{path}:{number}", line, path.parent)
-      if item.id in items:  # one file under several captions
-        item = dataclasses.replace(item, id=f"{item.id}#{number}")
-      items[item.id] = item
-  if not items:
-    raise ConfigError(f"{path} lists no files.")
-  return list(items.values())
+    return LeftOut(name, f"its .txt is no UTF-8 (byte {error.start})")
+  except OSError as error:
+    return LeftOut(name, f"its .txt cannot be read ({error.strerror})")
+  captions = [" ".join(line.split()) for line in lines]
+  captions = tuple(filter(None, captions)) or ("",)
+  return Item(name, folder, name, captions, _kind(name))
 
 
-def _manifest_line(where: str, line: str, folder: pathlib.Path) -> Item:
-  example = '{"video": "cat.mp4", "text": "a cat"}'
+def _manifest(path: pathlib.Path) -> Iterator[Item | LeftOut]:
+  """The lines of a manifest, one by one; blank ones count but say nothing."""
+  folder = str(path.parent)
+  with path.open("rb") as lines:
+    for number, line in enumerate(lines, 1):
+      if line.strip():
+        yield _manifest_line(f"{path.name}:{number}", line, folder)
+
+
+def _manifest_line(where: str, line: bytes, folder: str) -> Item | LeftOut:
   try:
-    entry = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise ConfigError(
-      f"{where}: not JSON ({error.msg}); a line looks like {example}."
-    ) from error
+    entry = json.loads(line.decode("utf-8-sig"))
+  except UnicodeDecodeError as error:
+    return LeftOut(where, f"no UTF-8 (byte {error.start})")
+  except ValueError as error:
+    reason = getattr(error, "msg", str(error))
+    return LeftOut(where, f"not JSON ({reason}); a line looks like {EXAMPLE}")
   kinds = [
     k for k in ("video", "image") if isinstance(entry, dict) and k in entry
   ]
   if len(kinds) != 1 or "text" not in entry:
-    raise ConfigError(
-      f'{where}: needs "text" and either "video" or "image", as in {example}.'
+    return LeftOut(
+      where, f'needs "text" and either "video" or "image", as in {EXAMPLE}'
     )
-  file, text = entry[kinds[0]], entry["text"]
-  sha256 = entry.get("sha256", "")
-  if not (file and all(isinstance(x, str) for x in (file, text, sha256))):
-    raise ConfigError(
-      f"{where}: path, text and sha256 must be strings, as in {example}."
+  file, text, sha256 = entry[kinds[0]], entry["text"], entry.get("sha256", "")
+  captions = text if isinstance(text, list) and text else [text]
+  strings = [file, sha256, *captions]
+  if not (file and all(isinstance(x, str) for x in strings)):
+    return LeftOut(
+      where, f"path, text and sha256 must be strings, as in {EXAMPLE}"
     )
-  return Item(file, folder / file, text, kinds[0], sha256)
+  if any(printable(x) != x or "\0" in x for x in strings):
+    return LeftOut(where, "a character that no text has")
+  return Item(file, folder, file, tuple(captions), kinds[0], sha256)
+
+
+def printable(name: str) -> str:
+  """A name with what is no UTF-8 written out."""
+  return name.encode("utf-8", "backslashreplace").decode()

@@ -10,18 +10,19 @@ import io
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
 from pyramid_jax.config import ConfigError, UserError
-from pyramid_jax.data import latents
-from pyramid_jax.data.latents import Example, Lengths, Metadata, NullPrompt
+from pyramid_jax.data import latent_record, latents
+from pyramid_jax.data.latent_record import ARRAYS, SIZES, Example, Prompt
+from pyramid_jax.data.latents import Lengths, Metadata, NullPrompt
 
-KEYS = ("id", "caption", "pooled", *latents.ARRAYS, *latents.SIZES)
+KEYS = ("id", "caption", "pooled", *ARRAYS, *SIZES)
 
 
 class LatentWriter:
@@ -76,6 +77,8 @@ class LatentWriter:
           f"{k} {old.get(k)!r} -> {v!r}"
           for k, v in self._start.items()
           if old.get(k) != v
+          # what is finished stays as it is
+          and not (k == "version" and name == "metadata.json")
         ]
         if changed:
           raise ConfigError(
@@ -131,8 +134,30 @@ class LatentWriter:
     _write(self._notes(index), json.dumps(notes))
     os.replace(part, whole)  # from here on it is done
 
-  def finish(self) -> None:
+  def notes(self) -> list[dict[str, Any]]:
+    """What was noted of each shard while it was written; see `ShardWriter`.
+
+    Raises:
+      ConfigError: shards are missing.
+    """
+    if missing := self.missing():
+      raise ConfigError(
+        f"{self.path} lacks {len(missing)} of {len(self.shards)} shards (first:"
+        f" {missing[0]}); run the same command again to write them."
+      )
+    every = range(len(self.shards))
+    return [json.loads(self._notes(i).read_text()) for i in every]
+
+  def finish(
+    self,
+    left_out: Sequence[Mapping[str, Any]] = (),
+    summary: Mapping[str, Any] | None = None,
+  ) -> None:
     """Writes index and metadata, after which the store can be opened.
+
+    Args:
+      left_out: lines of skipped.jsonl for inputs that no shard has.
+      summary: for summary.json.
 
     Raises:
       ConfigError: shards are missing, or every input was skipped.
@@ -140,29 +165,24 @@ class LatentWriter:
     if self.complete:
       self._clean()
       return
-    if missing := self.missing():
-      raise ConfigError(
-        f"{self.path} lacks {len(missing)} of {len(self.shards)} shards (first:"
-        f" {missing[0]}); run the same command again to write them."
-      )
-    notes = [
-      json.loads(self._notes(i).read_text()) for i in range(len(self.shards))
-    ]
-    skipped = [line for note in notes for line in note["skipped"]]
-    sizes = np.array([s for n in notes for s in n["sizes"]], np.int32)
-    if not len(sizes):
+    notes = self.notes()
+    skipped = [*left_out, *(line for n in notes for line in n["skipped"])]
+    sizes = [size for n in notes for size in n["sizes"]]
+    if not sizes:
       raise ConfigError(
         f"No clip could be stored in {self.path}: all {len(skipped)} inputs "
         f"were skipped; the first because {skipped[0]['reason']}"
         if skipped
         else f"There is no clip to store in {self.path}."
       )
-    names = [f.name for f in dataclasses.fields(Lengths)]
-    index = dict(zip(names, sizes.T, strict=True))
-    _write(self.path / "index.npz", _npz(**index))
+    index = _lengths(sizes, [text for n in notes for text in n["text"]])
+    _write(self.path / "index.npz", _npz(**dataclasses.asdict(index)))
+    if summary is not None:
+      _write(self.path / "summary.json", json.dumps(summary, indent=2))
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in skipped]
     _write(self.path / "skipped.jsonl", "".join(lines))
-    _write_tfds(self.path, notes)
+    shards = [len(n["sizes"]) for n in notes]
+    latent_record.describe(self.path, shards, sum(n["bytes"] for n in notes))
     digests = [d for n in notes for d in n["digests"]]
     content = json.dumps([self._start, digests]).encode()
     values = {
@@ -170,7 +190,7 @@ class LatentWriter:
       **dataclasses.asdict(self.metadata),
       "clips": len(sizes),
       "skipped": len(skipped),
-      "shard_lengths": [len(n["sizes"]) for n in notes],
+      "shard_lengths": shards,
       "fingerprint": hashlib.sha256(content).hexdigest(),
     }
     _write(self.path / "metadata.json", json.dumps(values, indent=2))
@@ -184,13 +204,20 @@ class LatentWriter:
 
 
 class ShardWriter:
-  """One shard while it is written; made by `LatentWriter.shard`."""
+  """One shard while it is written; made by `LatentWriter.shard`.
+
+  Attributes:
+    noted: what else is to be known of the shard when the store is finished;
+      plain values.
+  """
 
   def __init__(self, path: pathlib.Path, metadata: Metadata, ids):
     self._path = path
     self._metadata = metadata
     self._left = set(ids)
-    self._notes = {"sizes": [], "digests": [], "bytes": 0, "skipped": []}
+    self.noted: dict[str, Any] = {}
+    self._notes = {"sizes": [], "text": [], "digests": [], "skipped": []}
+    self._notes["bytes"] = 0
     self._writer = array_record_module.ArrayRecordWriter(
       str(path),
       "group_size:1,uncompressed",  # latents do not compress
@@ -203,26 +230,33 @@ class ShardWriter:
       )
     self._left.remove(id)
 
-  def add(self, example: Mapping[str, Any]) -> None:
+  def add(
+    self, example: Mapping[str, Any], others: Sequence[Prompt] = ()
+  ) -> None:
     """Stores id, caption, latent [T, h, w, C], text [n, E], pooled [P],
     frames, height and width (of the video, in frames and pixels).
+
+    `others` are further captions of the clip.
 
     Raises:
       ValueError: an array of another shape than the metadata says, or a
         non-finite value; the id is named.
     """
-    example = _checked(example, self._metadata)
+    examples = [_checked(example, self._metadata)]
+    for prompt in others:
+      other = {**examples[0], **prompt._asdict()}
+      examples.append(_checked(other, self._metadata))
+    example = examples[0]
     self._take(example["id"])
-    record = latents.features().serialize_example(
-      latents.features().encode_example(_encode(example))
-    )
+    record = latent_record.encode(examples)
     with self._to_disk():
       self._writer.write(record)
-    size = (*example["latent"].shape[:3], len(example["text"]))
-    self._notes["sizes"].append([int(n) for n in size])
-    self._notes["digests"].append(
-      _digest(*(example[k] for k in sorted(example)))
-    )
+    self._notes["sizes"].append([int(n) for n in example["latent"].shape[:3]])
+    self._notes["text"].append([len(x["text"]) for x in examples])
+    content = [example[k] for k in sorted(example)]
+    for other in examples[1:]:
+      content += [other[k] for k in Prompt._fields]
+    self._notes["digests"].append(_digest(*content))
     self._notes["bytes"] += len(record)
 
   def skip(self, id: str, reason: str, **more: Any) -> None:
@@ -253,7 +287,7 @@ class ShardWriter:
       reader.close()
       if stored != len(self._notes["sizes"]):
         raise RuntimeError(f"{stored} of {len(self._notes['sizes'])} records")
-    return self._notes
+    return {**self._notes, **self.noted}
 
   @contextlib.contextmanager
   def _to_disk(self) -> Iterator[None]:
@@ -276,7 +310,7 @@ def split_ids(ids: Sequence[str], per_shard: int) -> list[list[str]]:
 def _checked(example: Mapping[str, Any], metadata: Metadata) -> Example:
   """The example with the store's dtypes, or an error that names its id."""
   example = {k: example[k] for k in KEYS}
-  example |= {k: int(example[k]) for k in latents.SIZES}
+  example |= {k: int(example[k]) for k in SIZES}
   wanted = {
     "latent": ((None, None, None, metadata.latent_channels), "latent_dtype"),
     "text": ((None, metadata.text_dim), "text_dtype"),
@@ -299,13 +333,17 @@ def _checked(example: Mapping[str, Any], metadata: Metadata) -> Example:
   return example
 
 
-def _encode(example: Example) -> Example:
-  record = {k: example[k] for k in ("id", "caption", "pooled", *latents.SIZES)}
-  for key in latents.ARRAYS:
-    record[key] = example[key].tobytes()
-    record[f"{key}_dtype"] = example[key].dtype.name
-    record[f"{key}_shape"] = np.array(example[key].shape, np.int32)
-  return record
+def _lengths(
+  sizes: Sequence[Sequence[int]], texts: Sequence[Sequence[int]]
+) -> Lengths:
+  """The index, from each clip's latent sizes and the lengths of its texts."""
+  frames, height, width = np.array(sizes, np.int32).T
+  text = np.zeros((len(texts), max(map(len, texts))), np.int32)
+  for i, lengths in enumerate(texts):
+    text[i, : len(lengths)] = lengths
+  if text.shape[1] == 1:
+    text = text[:, 0]
+  return Lengths(frames, height, width, text)
 
 
 def _null_arrays(null: NullPrompt) -> dict[str, np.ndarray]:
@@ -339,32 +377,9 @@ def _npz(**arrays: np.ndarray) -> bytes:
 def _write(path: pathlib.Path, content: str | bytes) -> None:
   """Writes a file whole or not at all."""
   content = content.encode() if isinstance(content, str) else content
-  beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
+  beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
   with open(beside, "wb") as file:
     file.write(content)
     file.flush()
     os.fsync(file.fileno())
   os.replace(beside, path)
-
-
-def _write_tfds(path: pathlib.Path, notes: Sequence[Mapping[str, Any]]) -> None:
-  """Writes the files that make the folder a TFDS dataset."""
-  template = tfds.core.ShardedFileTemplate(
-    data_dir=path,
-    dataset_name="latents",
-    split="train",
-    filetype_suffix="array_record",
-  )
-  split = tfds.core.SplitInfo(
-    name="train",
-    shard_lengths=[len(n["sizes"]) for n in notes],
-    num_bytes=sum(n["bytes"] for n in notes),
-    filename_template=template,
-  )
-  tfds.folder_dataset.write_metadata(
-    data_dir=path,
-    features=latents.features(),
-    split_infos=[split],
-    check_data=False,
-    description="Video latents with text features.",
-  )

@@ -8,29 +8,27 @@ A store is a folder that TFDS reads as well (`builder_from_directory(folder)
   index.npz        the sizes of every clip: planning reads no record
   null_prompt.npz  features of the empty prompt
   skipped.jsonl    inputs left out, with the reason
+  summary.json     what became of the inputs, in numbers
 
 A latent is a posterior sample seeded by the clip's id, in float32 and not
-normalised. Arrays are raw bytes plus dtype and shape: five times faster to
-read than TFDS tensors, and the only way to keep bfloat16.
+normalised. `latent_record` says what a record holds.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes  # noqa: F401  numpy learns the name "bfloat16"
 import numpy as np
 
 from pyramid_jax.config import ConfigError
+from pyramid_jax.data import latent_record
+from pyramid_jax.data.latent_record import Example, from_bytes
 
-VERSION = 1
-ARRAYS = ("latent", "text")
-SIZES = ("frames", "height", "width")
-Example = dict[str, Any]
+VERSION = 2
+READABLE = (1, 2)  # of version 1 a clip has one caption
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +101,9 @@ class Lengths:
   frames: np.ndarray  # latent frames
   height: np.ndarray  # of the latent
   width: np.ndarray
-  text: np.ndarray  # valid text tokens
+  # valid text tokens: [clips], or [clips, captions] with 0 where a clip has
+  # fewer captions than another
+  text: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,8 @@ class LatentStore:
   """A finished store; `store[i]` reads one clip as a dict of numpy arrays.
 
   Keys: id, caption, latent [T, h, w, C], text [n, E], pooled [P], frames,
-  height, width (of the video). Picklable, safe to read from threads.
+  height, width (of the video); of several captions it is the first, `read` and
+  `captions` know the others. Picklable, safe to read from threads.
   """
 
   path: pathlib.Path
@@ -125,9 +126,20 @@ class LatentStore:
     return len(self.lengths.frames)
 
   def __getitem__(self, i: int) -> Example:
+    return self.read(i)
+
+  def read(self, i: int, caption: int = 0) -> Example:
+    """Clip i with one of its captions."""
+    return latent_record.decode(self._record(i), caption)
+
+  def captions(self, i: int) -> list[str]:
+    """All captions of clip i."""
+    return latent_record.captions(self._record(i))
+
+  def _record(self, i: int) -> bytes:
     if not 0 <= i < len(self):
       raise IndexError(f"clip {i} of {self.path}, which holds {len(self)}")
-    return _decode(self.records[i])
+    return self.records[i]
 
 
 def open_store(path: str | os.PathLike) -> LatentStore:
@@ -148,10 +160,10 @@ def open_store(path: str | os.PathLike) -> LatentStore:
       "pyramid-encode --out."
     )
   values = json.loads((path / "metadata.json").read_text())
-  if values["version"] != VERSION:
+  if values["version"] not in READABLE:
     raise ConfigError(
       f"The store {path} has format version {values['version']}; this program "
-      f"reads version {VERSION}. Encode the data again."
+      f"reads versions {', '.join(map(str, READABLE))}. Encode the data again."
     )
   names = {f.name for f in dataclasses.fields(Metadata)}
   metadata = Metadata(
@@ -162,7 +174,7 @@ def open_store(path: str | os.PathLike) -> LatentStore:
     lengths = Lengths(**{k: file[k] for k in file.files})
   with np.load(path / "null_prompt.npz") as file:
     null = NullPrompt(
-      _from_bytes(file["text"].tobytes(), str(file["dtype"]), file["shape"]),
+      from_bytes(file["text"].tobytes(), str(file["dtype"]), file["shape"]),
       file["pooled"],
     )
   counts = values["shard_lengths"]
@@ -210,43 +222,3 @@ def open_stores(paths: Sequence[str | os.PathLike]) -> list[LatentStore]:
 
 def shard_name(index: int, shards: int) -> str:
   return f"latents-train.array_record-{index:05d}-of-{shards:05d}"
-
-
-@functools.cache
-def features() -> Any:
-  """The record as TFDS describes it, a `FeaturesDict`."""
-  import tensorflow_datasets as tfds
-
-  raw = tfds.features.Tensor(shape=(), dtype=np.bytes_)
-  whole = tfds.features.Scalar(np.int32)
-  return tfds.features.FeaturesDict(
-    {
-      "id": tfds.features.Text(),
-      "caption": tfds.features.Text(),
-      **{k: raw for k in ARRAYS},
-      **{f"{k}_dtype": tfds.features.Text() for k in ARRAYS},
-      "latent_shape": tfds.features.Tensor(shape=(4,), dtype=np.int32),
-      "text_shape": tfds.features.Tensor(shape=(2,), dtype=np.int32),
-      "pooled": tfds.features.Tensor(shape=(None,), dtype=np.float32),
-      **{k: whole for k in SIZES},
-    }
-  )
-
-
-def _decode(record: bytes) -> Example:
-  """Reads a record as `features` describes it, without TFDS's copies."""
-  from tensorflow_datasets.proto import tf_example_pb2
-
-  fields = tf_example_pb2.Example.FromString(record).features.feature
-  raw = lambda key: fields[key].bytes_list.value[0]
-  whole = lambda key: fields[key].int64_list.value
-  example = {k: raw(k).decode() for k in ("id", "caption")}
-  for key in ARRAYS:
-    dtype = raw(f"{key}_dtype").decode()
-    example[key] = _from_bytes(raw(key), dtype, whole(f"{key}_shape"))
-  pooled = np.array(fields["pooled"].float_list.value, np.float32)
-  return example | {"pooled": pooled, **{k: whole(k)[0] for k in SIZES}}
-
-
-def _from_bytes(raw: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:
-  return np.frombuffer(raw, np.dtype(dtype)).reshape(tuple(shape))

@@ -45,7 +45,7 @@ class Rows:
     for pick in self.planner.row(n):
       store = self.stores[pick.source]
       parts += segments(
-        store[pick.sample],
+        store.read(pick.sample, pick.caption),
         pick.choices,
         self.stores[0].null,
         store.metadata.statistics,

@@ -27,6 +27,8 @@ FILES = (
   "special_tokens_map.json",
 )
 
+SHOWN = 200  # characters of what is cut off a prompt
+
 # The released CLIP tokenizers straighten quotes before anything else.
 QUOTES = str.maketrans("‘’‚‛“”„‟", "''''\"\"\"\"")
 
@@ -79,7 +81,10 @@ class T5Tokenizer:
     for row, prompt in enumerate(prompts):
       ids, cut = self._encode(prompt)
       if cut:
-        log.warning("prompt cut at %d T5 tokens; left out: %r", self.limit, cut)
+        shown = cut if len(cut) <= SHOWN else f"{cut[:SHOWN]} ..."
+        log.warning(
+          "prompt cut at %d T5 tokens; left out: %r", self.limit, shown
+        )
       ids_BM[row, : len(ids)] = ids
       mask_BM[row, : len(ids)] = 1
     return ids_BM, mask_BM
@@ -149,6 +154,14 @@ class CLIPTokenizer:
       ids = self._tokenizer.encode(prompt.translate(QUOTES)).ids
       ids_BM[row, : len(ids)] = ids
     return ids_BM
+
+  def lengths(self, ids_BM: np.ndarray) -> np.ndarray:
+    """Of ids, for each prompt [B] the tokens up to its end token.
+
+    Where the end token is the padding too, or stands last, one too many.
+    """
+    used = ids_BM != self.pad
+    return np.minimum(used.shape[1] - used[:, ::-1].argmax(1) + 1, self.limit)
 
 
 def _read(folder: str | os.PathLike) -> dict[str, bytes]:

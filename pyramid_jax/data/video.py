@@ -15,6 +15,7 @@ variable one, is played at its true speed.
 
 import contextlib
 import dataclasses
+import io
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,9 @@ RESIZE = (
   | Interpolation.FULL_CHR_H_INT
   | Interpolation.FULL_CHR_H_INP
 )
+
+
+Source = pathlib.Path | bytes  # a file, or the content of one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +116,8 @@ def read_frames(path: str | pathlib.Path) -> np.ndarray:
   Raises:
     BadVideo: damaged, truncated or empty; no video stream.
   """
-  if pathlib.Path(path).suffix.lower() in IMAGE_ENDINGS:
+  path = pathlib.Path(path)
+  if is_image(path):
     with damage.bad_video():
       return np.asarray(_open_image(path))[None]
   made = read_format(path)
@@ -122,7 +127,7 @@ def read_frames(path: str | pathlib.Path) -> np.ndarray:
 
 
 def read_clip(
-  path: str | pathlib.Path,
+  source: str | Source,
   sizes: Sequence[tuple[int, int]],
   fps: float = 24.0,
   max_frames: int = 121,
@@ -135,7 +140,8 @@ def read_clip(
   """Decodes a clip, resized to cover the best of `sizes` and cropped to it.
 
   Args:
-    path: a video, or an image: a clip of one frame whatever `min_frames` says.
+    source: a video, or the file of an image: a clip of one frame whatever
+      `min_frames` says.
     sizes: (height, width) to choose from, by the nearest aspect ratio.
     fps: frame rate of the clip.
     max_frames: frames to read at most, 8 n + 1.
@@ -154,14 +160,15 @@ def read_clip(
     raise ConfigError(
       f"max_frames {max_frames} is not 8 n + 1; nearest: {near}."
     )
-  path = pathlib.Path(path)
+  if isinstance(source, str):
+    source = pathlib.Path(source)
   with damage.bad_video():
     if sha256:
-      damage.check_hash(path, sha256)
-    if path.suffix.lower() in IMAGE_ENDINGS:
-      return Clip(_read_image(path, sizes, crop)[None])
+      damage.check_hash(source, sha256)
+    if is_image(source):
+      return Clip(read_image(source, sizes, crop)[None])
     end = None if timeline else start + max_frames
-    timeline = timeline or read_timeline(path, fps, end)
+    timeline = timeline or read_timeline(source, fps, end)
     picks = timeline.picks[start : start + max_frames]
     if len(picks) < max(min_frames, 1):
       raise BadVideo(
@@ -170,19 +177,19 @@ def read_clip(
         f"at least {max(min_frames, 1)} are needed"
       )
     count = (len(picks) - 1) // 8 * 8 + 1
-    video = _decode(path, timeline.pts, picks[:count], sizes, crop)
+    video = _decode(source, timeline.pts, picks[:count], sizes, crop)
     return Clip(video, len(picks) - count)
 
 
 def read_timeline(
-  path: str | pathlib.Path, fps: float, end: int | None = None
+  source: str | Source, fps: float, end: int | None = None
 ) -> Timeline:
   """Reads when frames are shown, without decoding: all, or `end` at `fps`.
 
   Raises:
     BadVideo: the packets are damaged, or fewer than the file announces.
   """
-  with damage.bad_video(), _open(path) as (container, stream):
+  with damage.bad_video(), _open(source) as (container, stream):
     pts, spans, complete = [], [], True
     for packet in container.demux(stream):
       if not packet.size:
@@ -252,12 +259,23 @@ def crop_to(
   return image[..., top : top + target[0], left : left + target[1], :]
 
 
-def _open_image(path) -> PIL.Image.Image:
+def is_image(source: Source) -> bool:
+  """Whether a file is an image, by its ending; content is taken for a video."""
+  return (
+    not isinstance(source, bytes) and source.suffix.lower() in IMAGE_ENDINGS
+  )
+
+
+def _open_image(source: Source) -> PIL.Image.Image:
   """An image upright, transparent parts white."""
-  with PIL.Image.open(path) as image:
+  file = io.BytesIO(source) if isinstance(source, bytes) else source
+  with PIL.Image.open(file) as image:
     if getattr(image, "n_frames", 1) > 1:
       raise BadVideo(f"an animation of {image.n_frames} frames, not an image")
     image = PIL.ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits; Pillow would cut them off at 255
+      gray = np.asarray(image) // 257
+      image = PIL.Image.fromarray(gray.astype(np.uint8))
     if image.has_transparency_data:
       image = image.convert("RGBA")
       white = PIL.Image.new("RGBA", image.size, "white")
@@ -265,28 +283,37 @@ def _open_image(path) -> PIL.Image.Image:
     return image.convert("RGB")
 
 
-def _read_image(path, sizes, crop) -> np.ndarray:
-  """An image as [H, W, 3]."""
-  image = _open_image(path)
-  target, (height, width) = cover(image.height, image.width, sizes)
-  image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
+def read_image(
+  source: Source,
+  sizes: Sequence[tuple[int, int]],
+  crop: tuple[float, float] = (0.5, 0.5),
+) -> np.ndarray:
+  """An image as [H, W, 3], upright, transparent parts white; see `read_clip`.
+
+  Raises:
+    BadVideo: damaged, or an animation.
+  """
+  with damage.bad_video():
+    image = _open_image(source)
+    target, (height, width) = cover(image.height, image.width, sizes)
+    image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
   return crop_to(np.asarray(image), target, crop)
 
 
-def _decode(path, pts: list[int], picks, sizes, crop) -> np.ndarray:
+def _decode(source, pts: list[int], picks, sizes, crop) -> np.ndarray:
   """Frames `pts[picks]`; tries the nearest key frame, then the beginning."""
   if picks[0] > 0:
     with contextlib.suppress(BadVideo):
-      return _decode_from(path, pts, picks, sizes, crop, seek=True)
-  return _decode_from(path, pts, picks, sizes, crop, seek=False)
+      return _decode_from(source, pts, picks, sizes, crop, seek=True)
+  return _decode_from(source, pts, picks, sizes, crop, seek=False)
 
 
-def _decode_from(path, pts, picks, sizes, crop, seek: bool) -> np.ndarray:
+def _decode_from(source, pts, picks, sizes, crop, seek: bool) -> np.ndarray:
   """Decodes until every picked frame is there, each exactly in its turn."""
   video, filled, due = None, 0, picks[0]
   resizer = VideoReformatter()  # keeps its tables between frames
   index_of = {t: i for i, t in enumerate(pts)}
-  with damage.bad_video(), _open(path) as (container, stream):
+  with damage.bad_video(), _open(source) as (container, stream):
     if seek:
       container.seek(pts[picks[0]], stream=stream)
     for frame in _frames(container, stream):
@@ -330,9 +357,15 @@ def _is_shown(stream, packet) -> bool:
 
 
 @contextlib.contextmanager
-def _open(path) -> Iterator[tuple]:
+def _open(source: str | Source) -> Iterator[tuple]:
   """A container and its video stream, all error checks on."""
-  with av.open(str(path), options=STRICT, **FOREIGN_TEXT) as file:
+  # absolute: FFmpeg takes what stands before a colon for a protocol
+  file = (
+    io.BytesIO(source)
+    if isinstance(source, bytes)
+    else str(pathlib.Path(source).absolute())
+  )
+  with av.open(file, options=STRICT, **FOREIGN_TEXT) as file:
     streams = [
       s
       for s in file.streams.video

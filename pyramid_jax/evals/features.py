@@ -30,9 +30,13 @@ def list_items(folder: str | pathlib.Path, kind: str = "") -> list[Item]:
   """The images and videos below a folder, in order; of one kind if asked.
 
   Raises:
-    ConfigError: there are none, or one is of the other kind.
+    ConfigError: there are none, one is of the other kind, or a line of a
+      manifest names none.
   """
-  items = find_files(folder)
+  items, left_out = find_files(folder)
+  if left_out:
+    name, reason = left_out[0]
+    raise ConfigError(f"{name} cannot be used: {reason}.")
   kind = kind or items[0].kind
   for item in items:
     if item.kind != kind:

@@ -50,25 +50,26 @@ class TrainedVAE:
     self.fingerprint = fingerprint(settings.to_json(config), params)
     model = make_model(config)
 
-    def encode(params, video_BTHWC, window):
-      return model.apply(
-        params,
-        video_BTHWC.astype(jnp.float32) / 127.5 - 1,
-        method=lambda vae, x: vae_lib.encode_chunked(vae, x, window),
-      )
+    def encode(params, video_BTHWC, cache):
+      pixels = video_BTHWC.astype(jnp.float32) / 127.5 - 1
+      return model.apply(params, pixels, cache, method="encode_chunk")
 
-    def draw(moments, keys):
+    def draw(moments, seeds, chunk):
       q = vae_lib.posterior(moments)
       if not config.sample:
         return q.mode
       shape = q.mean.shape[1:]
-      eps = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-      return q.sample(eps)
+
+      def noise(seed):
+        key = jax.random.fold_in(jax.random.key(seed), chunk)
+        return jax.random.normal(key, shape)
+
+      return q.sample(jax.vmap(noise)(seeds))
 
     def decode(params, z_BTHWZ, cache):
       return model.apply(params, z_BTHWZ, cache, method="decode_chunk")
 
-    self._encode = jax.jit(encode, static_argnames="window")
+    self._encode = jax.jit(encode)
     self._draw = jax.jit(draw)
     self._decode = jax.jit(decode)
 
@@ -112,33 +113,47 @@ class TrainedVAE:
     batch: int = 1,
     tile: int = 0,
   ) -> list[np.ndarray]:
-    """Latents [T', h, w, Z] of clips uint8 [T, H, W, 3] of one shape.
+    """Latents [T', h, w, Z] of clips uint8 [T, H, W, 3] of one size H, W.
 
     They are posterior draws that depend on the clip's id alone, or means where
-    `config.sample` is False. Not normalised. The clips are padded to a multiple
-    of `batch` and of the mesh, so that few shapes are compiled. Frames larger
-    than `tile` pixels a side go through in tiles (models/vae_tiling.py).
+    `config.sample` is False. Not normalised. A clip goes through as its first
+    frame and chunks of `window` frames, the last one filled up with copies of
+    the last frame, whose latents are dropped (the past does not see them); the
+    clips are padded to the longest one, to a multiple of `batch` and of the
+    mesh. So a size compiles two programs of the VAE, whatever the durations,
+    or one where there are only images. Frames larger than `tile` pixels a side
+    go through in tiles (models/vae_tiling.py).
     """
-    count, split = len(videos), math.lcm(self.batch_multiple, batch)
-    padded = -(-count // split) * split
-    videos = [*videos, *[videos[-1]] * (padded - count)]
-    ids = [*ids, *[ids[-1]] * (padded - count)]
-    keys = jax.vmap(jax.random.key)(np.array([_seed(i) for i in ids]))
-    video = np.stack(videos)
+    for video in videos:
+      vae_lib.check_clip(
+        (1, *video.shape), 1, self.time_factor, self.space_factor
+      )
+    counts = [1 + (len(v) - 1) // self.time_factor for v in videos]
+    padding = -len(videos) % math.lcm(self.batch_multiple, batch)
+    seeds = np.array([_seed(i) for i in [*ids, *[ids[-1]] * padding]])
+    videos = [*videos, *[videos[-1]] * padding]
+    side = tile or max(videos[0].shape[1:3])
+    tiled = max(videos[0].shape[1:3]) > side
+    caches, parts = {}, []
 
-    def run(_, x):
-      batch = sharding.place_batch(self.mesh, np.ascontiguousarray(x), padded)
-      return self._encode(self.params, batch, window=window)
+    def run(place, x):
+      x = np.ascontiguousarray(x)
+      x = sharding.place_batch(self.mesh, x, len(videos))
+      moments, cache = self._encode(self.params, x, caches.get(place))
+      caches[place] = jax.device_get(cache) if tiled else cache
+      return moments
 
     with jax.set_mesh(self.mesh):
-      if tile and max(video.shape[2:4]) > tile:
-        moments = vae_tiling.run_tiles(
-          run, video, tile, tile // self.space_factor
+      for number, chunk in enumerate(_chunks(max(map(len, videos)), window)):
+        pixels = np.stack([v[np.minimum(chunk, len(v) - 1)] for v in videos])
+        moments = (
+          vae_tiling.run_tiles(run, pixels, side, side // self.space_factor)
+          if tiled
+          else run((0, 0), pixels)
         )
-      else:
-        moments = run((0, 0), video)
-      z = self._draw(moments, keys)
-    return list(np.asarray(z))[:count]
+        parts.append(self._draw(moments, seeds, np.int32(number)))
+    z = np.concatenate(jax.device_get(parts), 1)
+    return [x[:count] for x, count in zip(z, counts, strict=False)]
 
   @property
   def batch_multiple(self) -> int:
@@ -179,6 +194,12 @@ class TrainedVAE:
 def make_model(config: VAEConfig) -> Pure:
   """The VAE as pure functions."""
   return pure(lambda rngs: vae_lib.VAE(config, rngs=rngs))
+
+
+def _chunks(frames: int, window: int) -> list[np.ndarray]:
+  """Numbers of the first frame, then of equally many frames a chunk."""
+  starts = range(1, frames, window)
+  return [np.arange(1), *(np.arange(i, i + window) for i in starts)]
 
 
 def _seed(id: str) -> np.uint32:

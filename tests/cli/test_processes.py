@@ -149,8 +149,8 @@ def test_every_launcher_starts_the_same_command_with_flags_that_it_has():
   assert mounted == {v["name"] for v in job["template"]["spec"]["volumes"]}
   for name in ("tpu_pod.sh", "slurm.sh", "local.sh"):
     (start,) = re.findall(
-      r"^[^#\n]*(pyramid-train (?:.*\\\n)*.*)", (LAUNCH / name).read_text(),
-      re.MULTILINE,
+      r"^[^#\n]*(\${COMMAND:-pyramid-train}(?:.*\\\n)*.*)",
+      (LAUNCH / name).read_text(), re.MULTILINE,
     )  # fmt: skip
     assert '"$@"' in start or "$arguments" in start
     assert flags_of(start) <= known and flags_of(start)

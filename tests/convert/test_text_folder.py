@@ -76,6 +76,45 @@ def test_a_prompt_is_encoded_alike_in_any_company(encoder, encoded):
   assert_close(alone, encoded)
 
 
+def test_a_prompt_costs_no_more_tokens_than_its_length_asks(encoder, folders):
+  fresh = load_text_encoder(folders / "sd3", dtype="float32", batch=4)
+  words = lambda n: " ".join(["red"] * n)
+  lengths = [0, 3, 15, 16, 20, 31, 40, 90, 200, 5]
+  prompts = [words(n) for n in lengths]
+  widths = []
+  call = fresh._call
+  fresh._call = lambda inputs: (
+    widths.append([x.shape for x in inputs]) or call(inputs)
+  )
+  together = fresh.encode(prompts)
+  # of T5, its mask and two CLIPs, which have 77 positions; 15 words fill 16
+  # tokens of T5 and 17 of CLIP
+  assert [w[0] for w in widths] == [(4, 16), (4, 32), (4, 64), (4, 128)]
+  assert [w[2] for w in widths] == [(4, 16), (4, 32), (4, 64), (4, 77)]
+  for prompt, length, (text, pooled) in zip(
+    prompts, lengths, together, strict=True
+  ):
+    ((alone, alone_pooled),) = fresh.encode([prompt])
+    np.testing.assert_array_equal(text, alone)  # the same program
+    np.testing.assert_array_equal(pooled, alone_pooled)
+    assert len(text) == min(length + 1, 128)
+  assert fresh._apply._cache_size() == 4
+
+
+def test_short_padding_changes_nothing(encoder):
+  prompts = [p for p in PROMPTS if p] + [" ".join(["blue"] * 40)]
+  found = encoder.encode(prompts)
+  t5, mask = encoder.tokenizers["t5"](prompts)
+  clips = [encoder.tokenizers[k](prompts) for k in ("clip_l", "clip_g")]
+  apply = jax.jit(encoder._apply)
+  text, pooled = apply(encoder.params, t5, mask, *clips)
+  whole = [
+    (np.asarray(text[i, : mask[i].sum()]), np.asarray(pooled[i]))
+    for i in range(len(prompts))
+  ]
+  assert_close(found, whole)
+
+
 def test_a_mesh_gives_the_features_of_one_device(folders, encoder, encoded):
   mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
   split = load_text_encoder(

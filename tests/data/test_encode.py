@@ -3,16 +3,16 @@
 import collections
 import json
 import logging
-import threading
 
 import numpy as np
+import numpy.testing as npt
 import PIL.Image
 import pytest
 
-from pyramid_jax.config import ConfigError, EncodeConfig
-from pyramid_jax.data import encode, latents, shapes_store
+from pyramid_jax.config import ConfigError, EncodeConfig, FlowConfig
+from pyramid_jax.data import encode, latents, shapes_store, sources
 from pyramid_jax.data.latent_writer import LatentWriter, split_ids
-from pyramid_jax.data.video import BadVideo, Clip
+from pyramid_jax.data.summary import Summary
 from tests.data import random_store, videos
 
 CONFIG = EncodeConfig(
@@ -22,7 +22,7 @@ CONFIG = EncodeConfig(
 
 def to_latents(clips, ids):
   """What a clip shows, in the shape of its latents."""
-  assert len({clip.shape for clip in clips}) == 1
+  assert len({clip.shape[1:] for clip in clips}) == 1
   assert len(clips) == len(ids)
   return [
     np.resize(clip.mean((1, 2, 3))[::8], (4, 4, 4, len(clip[::8]))).T
@@ -35,41 +35,45 @@ def to_features(captions):
   full = lambda value, *shape: np.full(shape, value, np.float32)
   return [
     (
-      full(len(text), len(text.split()), random_store.TEXT_DIM),
+      full(len(text), len(text.split()) or 1, random_store.TEXT_DIM),
       full(len(text), random_store.POOLED_DIM),
     )
     for text in captions
   ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def write_folder(path):
   """Two shapes of clips, an image, and three files that give no clip."""
-  path = tmp_path_factory.mktemp("videos")
   for i in range(4):
     videos.write_video(path / f"square {i}.mp4", videos.numbered(9 + i))
     videos.write_video(path / f"wide {i}.mp4", videos.numbered(17, 32, 64))
   videos.write_video(path / "long.mp4", videos.numbered(30))
   videos.write_video(path / "short.mp4", videos.numbered(5))
   PIL.Image.new("RGB", (40, 40), "red").save(path / "a red image.png")
-  (path / "square 0.txt").write_text("a caption of\nits own")
+  (path / "square 0.txt").write_text("a caption of its own\nand another")
   (path / "broken.mp4").write_bytes(b"no video")
   whole = (path / "wide 0.mp4").read_bytes()
   (path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
   return path
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return write_folder(tmp_path_factory.mktemp("videos"))
+
+
 def run(folder, out, encode_video=to_latents, per_shard=4, config=CONFIG, **kw):
-  clips = encode.open_clips(folder, config)
+  clips = sources.open_clips(folder, config)
   writer = LatentWriter(
     out,
     random_store.METADATA,
     random_store.NULL,
     split_ids(clips.ids, per_shard),
   )
-  return encode.encode_clips(
+  encode.encode_clips(
     clips, writer, encode_video, to_features, batch=config.batch, **kw
   )
+  return encode.finish(clips, writer, config.fps, FlowConfig(stages=2), 2)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,7 @@ def whole(folder, tmp_path_factory):
   out, calls = tmp_path_factory.mktemp("out") / "store", []
 
   def record(clips, ids):
-    calls.append((clips[0].shape, ids))
+    calls.append(([clip.shape for clip in clips], ids))
     return to_latents(clips, ids)
 
   summary = run(folder, out, record)
@@ -98,6 +102,8 @@ def test_every_usable_file_is_stored_once_with_its_caption(whole):
     "a red image.png": "a red image",
   }
   assert len(store) == len(examples)
+  several = store.captions([e["id"] for e in store].index("square 0.mp4"))
+  assert several == ["a caption of its own", "and another"]
 
 
 def test_latents_and_text_are_those_of_the_clip(whole):
@@ -116,25 +122,21 @@ def test_latents_and_text_are_those_of_the_clip(whole):
     assert sizes == (32, 64 if "wide" in example["id"] else 32)
 
 
-def test_batches_have_one_shape_and_are_as_full_as_their_shard_allows(
+def test_batches_are_full_and_only_the_rest_of_a_shard_mixes_lengths(
   folder, whole
 ):
   _, _, calls = whole
-  ids = encode.open_clips(folder, CONFIG).ids
-  shards = split_ids(ids, 4)
+  shards = split_ids(sources.open_clips(folder, CONFIG).ids, 4)
   sizes = collections.defaultdict(list)
-  for shape, batch in calls:
+  for shapes, batch in calls:
     (shard,) = {next(s for s, x in enumerate(shards) if i in x) for i in batch}
-    sizes[shard, shape].append(len(batch))
+    assert len({shape[1:] for shape in shapes}) == 1
+    sizes[shard, shapes[0][1:]].append((len(batch), len(set(shapes))))
   for found in sizes.values():
-    assert all(size == CONFIG.batch for size in found[:-1])
-
-
-def test_clips_stand_in_the_order_of_the_files_where_shapes_are_equal(whole):
-  _, _, calls = whole
-  for shape in {shape for shape, _ in calls}:
-    ids = [i for s, batch in calls if s == shape for i in batch]
-    assert ids == sorted(ids)
+    *full, (_, lengths) = found
+    assert all(x == (CONFIG.batch, 1) for x in full)
+    assert lengths <= 2
+  assert len(calls) == 6  # of 10 clips in 4 shards
 
 
 def test_files_left_out_are_named_with_their_reason(whole):
@@ -143,10 +145,10 @@ def test_files_left_out_are_named_with_their_reason(whole):
   reasons = {x["id"]: x["reason"] for x in map(json.loads, lines)}
   assert reasons.keys() == {"broken.mp4", "cut.mp4", "short.mp4"}
   assert reasons["short.mp4"].startswith("too short: 5 frames at 24")
-  assert summary.skipped.total() == 3
+  assert sum(summary.skipped.values()) == 3
   text = str(summary)
-  assert text.startswith("10 clips stored, ")
-  assert "3 files left out, see skipped.jsonl:\n" in text
+  assert text.startswith("10 of 13 inputs stored: 9 videos of ")
+  assert "3 inputs left out, see skipped.jsonl:\n" in text
   assert "  1 x too short" in text
 
 
@@ -166,7 +168,7 @@ class Killed(BaseException):
   """Stands for the end of a process."""
 
 
-@pytest.mark.parametrize("calls", [0, 2, 4, 6])
+@pytest.mark.parametrize("calls", [0, 2, 4, 5])
 def test_a_killed_run_continues_to_the_same_store(
   folder, whole, tmp_path, calls
 ):
@@ -198,7 +200,7 @@ def test_a_killed_run_continues_to_the_same_store(
   for name in ("skipped.jsonl", "index.npz"):
     here, there = store.path / name, whole[0].path / name
     assert here.read_bytes() == there.read_bytes()
-  if calls == 6:  # the first shard is done and not encoded again
+  if calls == 5:  # the first shard is done and not encoded again
     assert not set(again) & set(done[0])
 
 
@@ -209,7 +211,7 @@ def test_a_finished_store_is_left_alone(folder, whole):
   def never(clips, ids):
     raise AssertionError(ids)
 
-  assert run(folder, store.path, never).stored == 0
+  run(folder, store.path, never)
   assert {p: p.read_bytes() for p in store.path.iterdir()} == files
 
 
@@ -235,48 +237,27 @@ def test_the_embedded_dataset_is_encoded_whole(tmp_path):
 
 
 def test_sizes_to_check_are_those_of_the_source(folder, tmp_path):
-  found = encode.open_clips(folder, CONFIG)
-  assert (found.sizes, found.max_frames) == (CONFIG.sizes, 17)
+  found = sources.open_clips(folder, CONFIG)
+  assert (found.sizes, found.max_frames) == (list(CONFIG.sizes), 17)
   settings = shapes_store.ShapesConfig(
     clips=1, heldout=1, frames=9, height=40, width=72
   )
   shapes = shapes_store.write(tmp_path / "shapes", settings)
-  found = encode.open_clips(shapes, CONFIG)
+  found = sources.open_clips(shapes, CONFIG)
   assert (list(found.sizes), found.max_frames) == ([(40, 72)], 9)
 
 
-class Counted:
-  """Clips that know how many of them were read and not yet encoded."""
-
-  def __init__(self, count):
-    self.ids = [f"{i:03d}" for i in range(count)]
-    self.captions = self.ids
-    self.lock, self.held, self.most = threading.Lock(), 0, 0
-
-  def read(self, i):
-    with self.lock:
-      self.held += 1
-      self.most = max(self.most, self.held)
-    if i % 7 == 3:
-      raise BadVideo(f"frame {i} is damaged")
-    return Clip(videos.numbered(9))
-
-
-def test_clips_are_read_ahead_but_not_far(tmp_path):
-  clips = Counted(100)
-  writer = LatentWriter(
-    tmp_path, random_store.METADATA, random_store.NULL, [clips.ids]
-  )
-
-  def to_latents_and_release(videos, ids):
-    with clips.lock:
-      clips.held -= len(ids)
-    return to_latents(videos, ids)
-
-  summary = encode.encode_clips(
-    clips, writer, to_latents_and_release, to_features, batch=4, threads=3
-  )
-  assert summary.stored == 86 and summary.skipped.total() == 14
-  # a batch that fills up, eight that wait, one more asked for; damaged ones
-  # are held for good here
-  assert clips.most <= 4 + 8 + 1 + 14
+def test_the_summary_counts_clips_and_tokens(folder, whole):
+  store, summary, _ = whole
+  assert summary == Summary.read(store.path)
+  sizes = store.lengths
+  latent = int((sizes.frames * sizes.height * sizes.width).sum()) // 4
+  assert summary.latent_tokens == [latent // 4, latent]
+  assert summary.text_tokens == sizes.text.sum()
+  assert (summary.inputs, summary.stored, summary.videos) == (13, 10, 9)
+  assert summary.captions == 11
+  frames = [e["frames"] for e in store if e["frames"] > 1]
+  assert summary.video_frames == sum(frames)
+  npt.assert_allclose(summary.video_hours, sum(frames) / 24 / 3600)
+  assert sum(summary.skipped.values()) == 3
+  assert summary.skipped["too short"] == 1

@@ -1,6 +1,7 @@
 """Listings are stable, captions found, and mistakes named by file and line."""
 
 import json
+import re
 
 import pytest
 
@@ -16,28 +17,30 @@ def touch(path, text=""):
 def test_a_folder_is_listed_sorted_with_captions(tmp_path):
   for name in ("b/a-red_fox.MP4", "a.png", "c.webm", ".hidden.mp4", "notes.md"):
     touch(tmp_path / name)
-  touch(tmp_path / "c.txt", "a dog\nruns \n")
-  items = find_files(tmp_path)
-  assert [(i.id, i.caption, i.kind) for i in items] == [
-    ("a.png", "a", "image"),
-    ("b/a-red_fox.MP4", "a red fox", "video"),
-    ("c.webm", "a dog runs", "video"),
+  touch(tmp_path / "c.txt", "a dog  runs\n\nan animal \n")
+  items, left_out = find_files(tmp_path)
+  assert [(i.id, i.captions, i.kind) for i in items] == [
+    ("a.png", ("a",), "image"),
+    ("b/a-red_fox.MP4", ("a red fox",), "video"),
+    ("c.webm", ("a dog runs", "an animal"), "video"),
   ]
   assert all(i.path.is_file() for i in items)
-  assert find_files(tmp_path / "c.webm") == [items[2]]
+  assert find_files(tmp_path / "c.webm") == ([items[2]], [])
+  assert not left_out
 
 
 def test_a_manifest_is_relative_to_itself(tmp_path):
   lines = [
     {"video": "x/a.mp4", "text": "one"},
-    {"image": "b.jpg", "text": "two"},
+    {"image": "b.jpg", "text": ["two", "2"]},
     {"video": "x/a.mp4", "text": "three", "sha256": "ab"},
   ]
   path = tmp_path / "list.jsonl"
   path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-  items = find_files(path)
+  items, left_out = find_files(path)
+  assert not left_out
   assert [i.id for i in items] == ["x/a.mp4", "b.jpg", "x/a.mp4#3"]
-  assert [i.caption for i in items] == ["one", "two", "three"]
+  assert [i.captions for i in items] == [("one",), ("two", "2"), ("three",)]
   assert items[0].path == tmp_path / "x/a.mp4"
   assert [i.sha256 for i in items] == ["", "", "ab"]
   assert [i.kind for i in items] == ["video", "image", "video"]
@@ -50,15 +53,30 @@ def test_a_manifest_is_relative_to_itself(tmp_path):
     ('["a.mp4", "x"]', "list.jsonl:2: needs"),
     ('{"video": "a.mp4"}', "list.jsonl:2: needs"),
     ('{"text": "x"}', "list.jsonl:2: needs"),
-    ('{"video": "a.mp4", "image": "a.png", "text": "x"}', "jsonl:2: needs"),
+    (
+      '{"video": "a.mp4", "image": "a.png", "text": "x"}',
+      "list.jsonl:2: needs",
+    ),
     ('{"video": 3, "text": "x"}', "list.jsonl:2: path, text and"),
     ('{"video": "a.mp4", "text": null}', "list.jsonl:2: path, text and"),
+    ('{"video": "a.mp4", "text": []}', "list.jsonl:2: path, text and"),
+    ('{"video": "a.mp4", "text": ["x", 3]}', "list.jsonl:2: path, text and"),
+    ('{"video": "a.mp4", "text": "\\ud800"}', "list.jsonl:2: a character that"),
+    ('{"video": "a\\u0000.mp4", "text": "x"}', "list.jsonl:2: a character"),
+    (b'{"video": "a.mp4", "text": "\xe9"}', "list.jsonl:2: no UTF-8 .byte 28"),
   ],
 )
-def test_a_bad_line_is_named(tmp_path, line, message):
+def test_a_bad_line_is_left_out_and_named(tmp_path, line, message):
   path = tmp_path / "list.jsonl"
-  path.write_text('{"video": "a.mp4", "text": "fine"}\n' + line)
-  with pytest.raises(ConfigError, match=message):
+  good = b'{"video": "%d.mp4", "text": "fine"}\n'
+  line = line if isinstance(line, bytes) else line.encode()
+  path.write_bytes(good % 1 + line + b"\n" + good % 3)
+  items, left_out = find_files(path)
+  assert [item.id for item in items] == ["1.mp4", "3.mp4"]
+  ((where, reason),) = left_out
+  assert re.match(message, f"{where}: {reason}")
+  path.write_bytes(line)
+  with pytest.raises(ConfigError, match="names 1 inputs of which none can be"):
     find_files(path)
 
 
@@ -72,7 +90,7 @@ def test_nothing_to_read_is_an_error(tmp_path):
   with pytest.raises(ConfigError, match="lists no files"):
     find_files(tmp_path / "list.jsonl")
   (tmp_path / "list.bin").write_bytes(b"\xff\xfe\x00")
-  with pytest.raises(ConfigError, match="neither text nor"):
+  with pytest.raises(ConfigError, match="none can be used.*no UTF-8"):
     find_files(tmp_path / "list.bin")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.config import Config, LatentDataConfig
-from pyramid_jax.data import info
+from pyramid_jax.data import info, latents
 from tests import commands
 from tests.data import random_store
 
@@ -49,7 +49,7 @@ def test_counts_sizes_and_encoders_are_those_of_the_store(folders):
   assert re.search(rf"64 x 192: {wide}$", text, re.MULTILINE)
   assert field(text, "vae").startswith("vae-1 ")
   assert field(text, "fingerprint") == stores["videos"].fingerprint[:16]
-  assert field(text, "format") == "version 1"
+  assert field(text, "format") == f"version {latents.VERSION}"
   assert field(text, "text tokens").startswith(
     f"{lengths.text.min()} to {lengths.text.max()}, mean "
   )

@@ -117,7 +117,7 @@ def test_tfds_reads_the_folder(tmp_path):
     np.testing.assert_array_equal(array, first[key])
   for key in ("pooled", "frames", "height", "width"):
     np.testing.assert_array_equal(record[key], first[key])
-  assert record["caption"].decode() == first["caption"]
+  assert [x.decode() for x in record["caption"]] == [first["caption"]]
 
 
 def test_skipped_inputs_are_named_with_their_reason(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from pyramid_jax.config import ConfigError
 from pyramid_jax.convert import inception
 from pyramid_jax.data import video
+from pyramid_jax.data.files import find_files
 from pyramid_jax.evals import features
 from pyramid_jax.generate import export
 
@@ -74,7 +75,7 @@ def test_other_kinds_and_damaged_files_are_told(tmp_path):
   (tmp_path / "b.mp4").write_text("no video")
   with pytest.raises(ConfigError, match=r"b\.mp4 is a video; images are"):
     features.list_items(tmp_path)
-  for item in features.find_files(tmp_path):
+  for item in find_files(tmp_path).items:
     with pytest.raises(ConfigError, match=rf"{item.id} cannot be used: "):
       features.read(item)
 
