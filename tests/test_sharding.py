@@ -157,3 +157,21 @@ def test_a_placed_batch_is_the_batch():
 def test_without_a_mesh_a_constraint_changes_nothing():
   x = np.ones(3)
   assert sharding.constrain(x, "batch") is x
+
+
+def test_a_process_among_several_has_a_mesh_of_its_own_devices(monkeypatch):
+  local = jax.devices()[4:]
+  monkeypatch.setattr(jax, "local_devices", lambda: local)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  shape = lambda **axes: sharding.make_local_mesh(MeshConfig(**axes))
+  for axes, found in (
+    ({}, (1, 4, 1, 1)),
+    ({"data": 2, "fsdp": 2}, (2, 2, 1, 1)),  # of as many devices as it has
+    ({"data": 2, "fsdp": 4}, (4, 1, 1, 1)),  # of all processes' devices
+    ({"data": 1, "fsdp": 2, "tensor": 4}, (4, 1, 1, 1)),
+  ):
+    mesh = shape(**axes)
+    assert mesh.devices.shape == found
+    assert set(mesh.devices.flat) == set(local)
+  with pytest.raises(ConfigError, match="needs 12 devices; there are 8"):
+    shape(data=3, fsdp=4)

@@ -146,18 +146,35 @@ def test_a_folder_without_videos_is_told(tmp_path):
 @pytest.mark.parametrize(
   "line, message",
   [
-    ("{video: b.mp4}", r"list\.jsonl:2: not JSON \(.*\); a line looks like "),
-    ('{"video": "b.mp4"}', r"list\.jsonl:2: needs \"text\" and either"),
-    ('{"video": 3, "text": "b"}', r"list\.jsonl:2: path, text and sha256 must"),
+    ("{video: b.mp4}", r"list\.jsonl:1: not JSON \(.*\); a line looks like "),
+    ('{"video": "b.mp4"}', r"list\.jsonl:1: needs \"text\" and either"),
+    ('{"video": 3, "text": "b"}', r"list\.jsonl:1: path, text and sha256 must"),
   ],
 )
-def test_a_line_of_a_manifest_that_cannot_be_read_is_told_by_number(
+def test_a_manifest_without_one_good_line_is_told_with_the_first_bad_one(
   tmp_path, line, message
 ):
   manifest = tmp_path / "list.jsonl"
-  manifest.write_text('{"video": "a.mp4", "text": "a"}\n' + line + "\n")
-  refused(message, *encode(tmp_path, manifest))
+  manifest.write_text(line + "\n")
+  refused(
+    f"names 1 inputs of which none can be used; the first: {message}",
+    *encode(tmp_path, manifest),
+  )
   assert not (tmp_path / "store").exists()
+
+
+def test_files_are_looked_at_without_encoders(tmp_path, clips):
+  (clips / "broken.mp4").write_bytes(b"no video")
+  result = commands.run(
+    "encode", SMALL, f"videos={clips}", f"out={tmp_path}/look", "inspect"
+  )
+  assert result.code == 0, result.err
+  lines = result.out.splitlines()
+  assert lines[0].startswith("2 inputs: 1 videos and 0 images can be used, 1 a")
+  for line, name in zip(
+    lines[-2:], ("files.tsv", "contact_sheet.png"), strict=True
+  ):
+    assert line.endswith(f"look/{name}") and (tmp_path / "look" / name).exists()
 
 
 def test_encoders_that_are_not_there_are_told(tmp_path, clips, workdirs):
@@ -211,10 +228,11 @@ def test_clips_that_change_on_the_way_are_told_of(tmp_path, clips, workdirs):
     f"prompt cut at 128 T5 tokens; left out: '{rest}'",
     "long.mp4: trimmed to 9 frames (8 n + 1); 3 left out",
   ]
-  assert result.out.splitlines()[:3] == [
-    "2 clips stored, 18 frames",
+  lines = result.out.splitlines()
+  assert lines[0].startswith("2 of 3 inputs stored: 2 videos of ")
+  assert lines[4:6] == [
     "1 clips lost frames at their end (8 n + 1)",
-    "1 files left out, see skipped.jsonl:",
+    "1 inputs left out, see skipped.jsonl:",
   ]
   (line,) = (tmp_path / "store" / "skipped.jsonl").read_text().splitlines()
   assert json.loads(line)["id"] == "broken.mp4"

@@ -28,7 +28,8 @@ def test_every_clip_is_encoded(workdirs):
   store = latents.open_store(workdirs.latents)
   assert len(store) == 12
   assert store[0]["latent"].shape == (5, 16, 16, 4)
-  assert "12 clips stored, 108 frames" in workdirs.results["latents"].out
+  told = workdirs.results["latents"].out
+  assert "12 of 12 inputs stored: 12 videos of 0.00125 h (108 frames)" in told
   assert store.metadata.vae_path == str(workdirs.vae)
   assert store.metadata.text_path == str(workdirs.text)
 

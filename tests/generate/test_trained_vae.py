@@ -13,7 +13,7 @@ from pyramid_jax.convert import vae as table
 from pyramid_jax.convert.names import to_ours
 from pyramid_jax.data.latents import Statistics
 from pyramid_jax.generate.trained_vae import TrainedVAE, make_model
-from pyramid_jax.models.vae import posterior
+from pyramid_jax.models.vae import ClipShapeError, posterior
 from tests.models.test_vae import RELEASED, last
 from tests.reference import load, max_error
 
@@ -70,3 +70,23 @@ def test_latents_are_draws_by_the_name_of_their_clip_or_means():
   q = posterior(moments)
   assert max_error(first, np.asarray(q.mean[0])) < 1e-5
   assert 0.8 < np.std((a - q.mean[0]) / q.std[0]) < 1.2
+
+
+def test_a_size_costs_two_programs_whatever_the_lengths():
+  vae = trained(RELEASED, Statistics())
+  rng = np.random.default_rng(0)
+  frames = (17, 1, 9, 25, 33)
+  clips = [
+    rng.integers(256, size=(n, 16, 16, 3), dtype=np.uint8) for n in frames
+  ]
+  ids = list("abcde")
+  together = vae.encode(clips, ids, window=16, batch=5)
+  assert [len(z) for z in together] == [3, 1, 2, 4, 5]
+  for clip, id, z in zip(clips, ids, together, strict=True):
+    (alone,) = vae.encode([clip], [id], window=16, batch=5)
+    np.testing.assert_array_equal(alone, z)  # the same programs
+  assert vae._encode._cache_size() == vae._draw._cache_size() == 2
+  vae.encode([clips[1][:, :, :8]], ["image"], window=16, batch=5)
+  assert vae._encode._cache_size() == vae._draw._cache_size() == 3
+  with pytest.raises(ClipShapeError, match="has 16 frames, not 8 n"):
+    vae.encode([clips[0][:16]], ["a"], window=16)
