@@ -87,3 +87,27 @@ def test_a_part_that_is_not_there_is_told():
   result = run("sampling")
   assert result.returncode == 2
   assert "sampling: there are attention, train, generate" in result.stderr
+
+
+def test_rows_are_measured_and_the_document_tells_what_was(tmp_path):
+  script = SCRIPT.with_name("data.py")
+  result = subprocess.run(
+    [sys.executable, str(script), "--tiny"], capture_output=True, text=True
+  )
+  assert result.returncode == 0, result.stderr
+  found = [json.loads(line) for line in result.stdout.splitlines()]
+  assert [x["part"] for x in found] == (
+    ["packing"] * 4 + ["need"] * 4 + ["rows"] * 2 + ["simulate"]
+  )
+  for line in found[:4]:
+    assert 0 < line["fill"] <= 1 and 0 < line["grain_fill"] <= 1
+  sys.path.insert(0, str(script.parent))
+  try:
+    import data_document
+  finally:
+    sys.path.pop(0)
+  data_document.write(found, tmp_path, 0.45, 8, 64)
+  text = (tmp_path / "data.md").read_text()
+  for line in found[:4]:
+    assert f"| {line['stage']} | {line['segments_a_row']:.1f} | " in text
+  assert (tmp_path / "data.png").stat().st_size > 5000
