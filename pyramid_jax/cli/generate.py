@@ -13,7 +13,7 @@ import pathlib
 from absl import flags
 from tqdm import tqdm
 
-from pyramid_jax.cli import app, compilation, generate_flags
+from pyramid_jax.cli import app, compilation, generate_flags, sampler_flags
 from pyramid_jax.config import ConfigError
 
 F = flags.FLAGS
@@ -49,7 +49,7 @@ def main():
     weights=F.weights,
     low_memory=F.low_memory,
   )
-  changed = generate_flags.changes(pipeline.config.generate.fps)
+  changed = sampler_flags.changes(pipeline.config.generate.fps)
   options = pipeline.options(**changed)
   plan = pipeline.plan(options)
   start = repeat(generate_flags.given(len(prompts), options))

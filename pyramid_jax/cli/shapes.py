@@ -41,8 +41,7 @@ def main():
   )
   folder = shapes_store.write(F.out, settings)
   if not pathlib.Path(F.text).exists():
-    stored = shapes_store.Stored(folder)
-    captions = [stored[i].caption for i in range(len(stored))]
+    captions = shapes_store.Stored(folder).captions()
     write_tiny_text_encoders(F.text, captions, seed=F.seed)
   print(f"clips: {F.out}\ntext encoders: {F.text}")
 

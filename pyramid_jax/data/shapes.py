@@ -127,8 +127,8 @@ def parse_caption(text: str) -> dict[str, Any]:
     ConfigError: not a sentence that `caption` can write.
   """
   one = lambda name, table: f"(?P<{name}>{'|'.join(table)})"
-  scene = re.fullmatch(rf"(.+) on a {one('background', BACKGROUNDS)} background",
-                       text.strip())  # fmt: skip
+  background = one("background", BACKGROUNDS)
+  scene = re.fullmatch(rf"(.+) on a {background} background", text.strip())
   item = re.compile(
     rf"a {one('size', SIZES)} {one('color', COLORS)} {one('shape', SHAPES)}"
     rf"( moves {one('speed', SPEEDS)} {one('direction', DIRECTIONS)})?"

@@ -36,8 +36,9 @@ class Thing:
 
   Attributes:
     shape, color, size, direction, speed: words of captions.
-    radius: shorter sides of the frame.
+    radius: shorter sides of the frame; nan if the shape is like none.
     velocity: (x, y) in shorter sides a second.
+    ink: (r, g, b) its colour.
     places: [T, 2] centres in pixels, nan where it was not seen.
     color_drift: grey levels between the colours of its first and last third.
     shape_drift: share of the outline that changed between them, 0..1.
@@ -50,6 +51,7 @@ class Thing:
   speed: str | None
   radius: float
   velocity: tuple[float, float]
+  ink: tuple[float, float, float]
   places: np.ndarray
   color_drift: float
   shape_drift: float
@@ -133,22 +135,24 @@ def _thing(clip, rgb_T3, track, taken, pace) -> Thing:
   whole = [t for t in seen if not track[t].cut]
   whole = whole if len(whole) >= max(1, 0.2 * len(seen)) else seen
   kept = [outlines[t] for t in whole]
-  shape, area = shape_of(
+  maybe = shapes_of(
     np.median([o.picture for o in kept], axis=0),
     float(np.median([o.area for o in kept])),
   )
-  radius = math.sqrt(area / area_of(shape or "circle")) / side
+  radii = [radius / side for radius in maybe.values()]
+  sizes = {nearest(r, shapes.SIZES, SIZE_SLACK) for r in radii}
   often = len(seen) >= SEEN * T
   velocity, straight = _motion(places, whole, side)
-  known = lambda name, ok: name if ok and often else None
+  known = lambda name, ok=True: name if ok and often else None
   return Thing(
-    shape=known(shape, True),
-    color=known(regions.majority([track[t].color for t in seen]), True),
-    size=known(nearest(radius, shapes.SIZES, SIZE_SLACK), shape),
+    shape=known(*maybe) if len(maybe) == 1 else None,
+    color=known(regions.majority([track[t].color for t in seen])),
+    size=known(*sizes) if len(sizes) == 1 else None,
     direction=known(_direction(velocity, pace), straight),
     speed=known(_speed(velocity, pace), straight),
-    radius=radius,
+    radius=float(np.mean(radii)) if radii else math.nan,
     velocity=velocity,
+    ink=tuple(map(float, ink)),
     places=places,
     color_drift=_color_drift([track[t].ink for t in seen]),
     shape_drift=_shape_drift([o.picture for o in kept]),
@@ -225,18 +229,23 @@ def templates() -> dict[str, list[tuple[np.ndarray, float]]]:
   return result
 
 
-def shape_of(picture_GG: np.ndarray, area: float) -> tuple[str | None, float]:
-  """The shape that an outline has, and its area without blur's part in it."""
+def shapes_of(picture_GG: np.ndarray, area: float) -> dict[str, float]:
+  """What an outline may be: name -> radius in pixels, none if it is like none.
+
+  One name if it is clearly that shape. The radius is without blur's part in it.
+  """
   unlike = {
     name: min(
       (((picture_GG - t) ** 2).sum() / (t**2).sum(), gain) for t, gain in kinds
     )
     for name, kinds in templates().items()
   }
-  best, second = sorted(unlike, key=unlike.get)[:2]
-  (first, gain), (next_best, _) = unlike[best], unlike[second]
-  clear = next_best > CLEAR * first and first < UNLIKE
-  return (best, area / gain) if clear else (None, area)
+  limit = CLEAR * min(unlike.values())[0]
+  return {
+    name: math.sqrt(area / gain / area_of(name))
+    for name, (rest, gain) in unlike.items()
+    if rest <= limit and rest < UNLIKE
+  }
 
 
 def nearest(value: float, table: dict[str, float], slack: float) -> str | None:

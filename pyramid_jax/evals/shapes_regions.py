@@ -1,8 +1,8 @@
 """Which pixels of a clip of coloured shapes belong to which object.
 
-A pixel at an edge is a blend, background + cover * (ink - background), and so is
-one that a VAE has blurred: what an object covers is measured in parts of pixels
-along the line between both colours.
+A pixel at an edge is a blend, background + cover * (ink - background), and so
+is one that a VAE has blurred: what an object covers is measured in parts of
+pixels along the line between both colours.
 
 Legend: T frames, H W pixels, P pixels of a patch.
 """

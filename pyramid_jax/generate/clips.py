@@ -35,9 +35,11 @@ def generate_clips(
   requests: Sequence[Request],
   *,
   seed: int = 0,
+  first: int = 0,
   batch: int = 8,
   later: Mapping[int, str] | None = None,
   sheet: pathlib.Path | None = None,
+  lossless: bool = False,
   progress: Callable[[], None] | None = None,
   unit_done: Callable[[int], None] = lambda frames: None,
   **changes: Any,
@@ -46,11 +48,13 @@ def generate_clips(
 
   Args:
     pipeline: of the model.
-    requests: the clips; clip i draws from (seed, i).
+    requests: the clips; clip i draws from (seed, first + i).
     seed: of all draws.
+    first: number of the first clip.
     batch: clips generated together.
     later: unit -> a prompt that holds from this unit on, for every clip.
     sheet: a contact sheet to write (.png).
+    lossless: whether an mp4 holds the very pixels.
     progress: called after every call of the transformer.
     unit_done: called with the number of new frames, over all clips of a batch.
     **changes: to the pipeline's options.
@@ -77,15 +81,19 @@ def generate_clips(
     frames: list[np.ndarray] = []
     with contextlib.ExitStack() as files:
       writers = []
-      for i, request in enumerate(part, start):
+      for i, request in enumerate(part):
         if request.path.suffix == ".mp4":
-          made = pipeline.metadata(request.prompt, options, seed, i)
-          file = export.mp4_writer(request.path, options.fps, made)
-          writers.append((i - start, files.enter_context(file)))
+          made = pipeline.metadata(
+            request.prompt, options, seed, first + start + i
+          )
+          file = export.mp4_writer(
+            request.path, options.fps, made, lossless=lossless
+          )
+          writers.append((i, files.enter_context(file)))
       for unit in pipeline.stream(
         [r.prompt for r in part],
         seed=seed,
-        first=start,
+        first=first + start,
         given=np.stack(given) if given else None,
         later={u: [text] * len(part) for u, text in (later or {}).items()},
         progress=progress,
