@@ -28,7 +28,8 @@ ALLOWED = {
   "generate": TRAINED | {"generate"},
   "verify": TRAINED | {"verify"},
   "cost": TRAINED | {"train", "generate", "cost"},
-  "cli": TRAINED | {"train", "generate", "verify", "cost", "cli"},
+  "evals": TRAINED | {"generate", "evals"},
+  "cli": TRAINED | {"train", "generate", "evals", "verify", "cost", "cli"},
 }
 FORBIDDEN = {"torch", "tensorflow", "diffusers", "transformers"}
 # What model code may need: accelerator images often have only these.

@@ -65,7 +65,7 @@ def generate(dataset, out: pathlib.Path):
   from pyramid_jax.evals import shapes_run
   from pyramid_jax.generate.pipeline import Pipeline
 
-  config, meta = checkpoint.read_meta(F.workdir, "dit")
+  config, _ = checkpoint.read_meta(F.workdir, "dit")
   dataset = dataset or shapes_run.Dataset(F.shapes or config.videos.path)
   if F.prompts == "heldout":
     questions = dataset.heldout(F.n)
@@ -77,10 +77,10 @@ def generate(dataset, out: pathlib.Path):
   )  # fmt: skip
   changes = sampler_flags.changes(config.generate.fps)
   options = pipeline.options(**changes)
-  settings = pipeline.metadata(F.prompts, options, F.seed, 0) | {
-    "workdir": F.workdir, "step": meta.get("step"), "weights": F.weights,
-    "given": F.given,
-  }  # fmt: skip
+  settings = shapes_run.settings_of(
+    pipeline, options, F.workdir,
+    prompts=F.prompts, seed=F.seed, weights=F.weights, given=F.given,
+  )  # fmt: skip
   shapes_run.begin(out, settings)
   total = len(questions) * options.frames
   with tqdm(total=total, unit="frame", desc="generate", disable=None) as bar:

@@ -68,7 +68,7 @@ class Reading:
     flicker: mean absolute change of the background from a frame to the next,
       in grey levels.
     unasked: share of the frame, at its most, that stands out from the
-      background and belongs to no object.
+      background and touches no object.
   """
 
   background: str | None
@@ -108,8 +108,16 @@ def read(clip_THW3: np.ndarray, pace: float | None = None) -> Reading:
       _thing(clip_THW3, rgb_T3, track, taken, pace) for track in tracks
     ),
     flicker=float(change[still].mean()) if still.any() else 0.0,
-    unasked=float((np.array(stands_out) & ~near).mean((1, 2)).max()),
+    unasked=max(map(_unasked, taken, stands_out)),
   )
+
+
+def _unasked(taken_HW: np.ndarray, stands_out_HW: np.ndarray) -> float:
+  """Share of a frame that stands out without touching an object."""
+  mine = ndimage.binary_propagation(
+    taken_HW & stands_out_HW, mask=stands_out_HW
+  )
+  return float((stands_out_HW & ~mine).mean())
 
 
 def _grow(mask_THW: np.ndarray, by: int) -> np.ndarray:

@@ -19,7 +19,8 @@ NAMES = tuple(shapes.COLORS)
 COLORS = np.array(list(shapes.COLORS.values()), np.float32)
 NEAR = 60.0  # grey levels within which two colours are the same
 STANDS_OUT = 48.0  # grey levels from which a pixel is not the background
-CLEARLY = 0.75  # how much nearer than the next colour the named one must be
+CLEARLY = 0.67  # how much nearer than the next colour the named one must be
+FAR = 75.0  # grey levels from a colour beyond which it is not named
 FAINT = 0.7  # of its colour that an object must have, the rest is background
 # Least area of an object, of the shorter side squared: a quarter of the
 # smallest that is drawn. Specks are smaller.
@@ -98,7 +99,7 @@ def color_of(ink_3: np.ndarray, background_3: np.ndarray) -> str | None:
   """The name of a colour, if it is clearly nearer than the others."""
   away = distances(ink_3[None], background_3)[0]
   first, second = np.sort(away)[:2]
-  clear = first < CLEARLY * second and first < 2 * NEAR
+  clear = first < CLEARLY * second and first < FAR
   return NAMES[int(away.argmin())] if clear else None
 
 
@@ -153,9 +154,9 @@ def _split(frame, patch_HW, background_3, least) -> list[np.ndarray]:
 
 
 def _region(frame, mask_HW, background_3) -> Region:
-  ink = ink_of(frame[mask_HW], background_3)
-  mask = mask_HW & (cover_of(frame, ink, background_3) >= 0.5)
-  mask = mask if mask.any() else mask_HW
+  pixels, mask = frame[mask_HW], np.zeros_like(mask_HW)
+  ink = ink_of(pixels, background_3)
+  mask[mask_HW] = cover_of(pixels, ink, background_3) >= 0.5
   y, x = np.nonzero(mask)
   height, width = mask.shape
   cut = min(x.min(), y.min()) == 0

@@ -59,10 +59,9 @@ def markdown(found: dict[str, Any], n: int) -> str:
   if len(found["windows"]) > 1:
     lines += ["", "| window | object kept | all correct | colour change |",
               "|---|---|---|---|"]  # fmt: skip
-    lines += [
-      f"| {i + 1} | {w['kept']} | {w['all correct']} | {w['color change']:.1f} |"
-      for i, w in enumerate(found["windows"])
-    ]
+    for i, w in enumerate(found["windows"], 1):
+      change = f"{w['color change']:.1f}"
+      lines.append(f"| {i} | {w['kept']} | {w['all correct']} | {change} |")
   return "\n".join(lines)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax import checkpoint
+from pyramid_jax.config import ConfigError, GenerateConfig
 from pyramid_jax.data import shapes
 from pyramid_jax.data.shapes_store import Stored
 from pyramid_jax.evals import shapes_report
@@ -75,6 +76,16 @@ def read_prompts(path: str | pathlib.Path, count: int) -> list[Question]:
   if not lines:
     raise ConfigError(f"--prompts={path} is empty.")
   return [Question(line) for line in lines[:count]]
+
+
+def settings_of(
+  pipeline: Pipeline, options: GenerateConfig, workdir: str, **more: Any
+) -> dict[str, Any]:
+  """All that decides the clips: weights, sampler, and what else is given."""
+  made = pipeline.metadata("", options, 0, 0)
+  del made["prompt"], made["sample"]
+  step = checkpoint.latest_step(workdir)
+  return {**made, "workdir": str(workdir), "step": step, **more}
 
 
 def begin(out: pathlib.Path, settings: dict[str, Any]):
