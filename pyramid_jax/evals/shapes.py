@@ -23,6 +23,7 @@ GRID = np.linspace(-1.1, 1.1, 45)  # in square roots of the area
 BLURS = (0.0, 0.08, 0.16, 0.24)  # standard deviations along y and x, likewise
 UNLIKE = 0.16  # most that an outline may differ from its shape's
 CLEAR = 1.5  # times more that it must differ from the next shape's
+LIKE = 0.003  # difference below which noise decides between two shapes
 SIZE_SLACK = 1.2  # factor between a size or speed and that of its name
 SPEED_SLACK = 1.65
 OFF_AXIS = math.cos(math.radians(30))
@@ -248,7 +249,8 @@ def shapes_of(picture_GG: np.ndarray, area: float) -> dict[str, float]:
     )
     for name, kinds in templates().items()
   }
-  limit = CLEAR * min(unlike.values())[0]
+  least = min(unlike.values())[0]
+  limit = max(CLEAR * least, least + LIKE)
   return {
     name: math.sqrt(area / gain / area_of(name))
     for name, (rest, gain) in unlike.items()
