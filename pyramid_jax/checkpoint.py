@@ -212,6 +212,14 @@ def read_meta(
   return config, meta
 
 
+def latest_step(workdir: str | pathlib.Path) -> int | None:
+  """The step of a run's last checkpoint; None for converted weights."""
+  if not (pathlib.Path(workdir) / "checkpoints").is_dir():
+    return None
+  with contextlib.closing(Checkpoints(workdir)) as checkpoints:
+    return checkpoints.latest
+
+
 def open_trained(
   workdir: str | pathlib.Path, kind: str = ""
 ) -> tuple[Checkpoints, Config, dict[str, Any]]:

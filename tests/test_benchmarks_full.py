@@ -90,10 +90,7 @@ def test_a_part_that_is_not_there_is_told():
 
 
 def test_rows_are_measured_and_the_document_tells_what_was(tmp_path):
-  script = SCRIPT.with_name("data.py")
-  result = subprocess.run(
-    [sys.executable, str(script), "--tiny"], capture_output=True, text=True
-  )
+  result = run("--tiny", script="data.py")
   assert result.returncode == 0, result.stderr
   found = [json.loads(line) for line in result.stdout.splitlines()]
   assert [x["part"] for x in found] == (
@@ -101,7 +98,7 @@ def test_rows_are_measured_and_the_document_tells_what_was(tmp_path):
   )
   for line in found[:4]:
     assert 0 < line["fill"] <= 1 and 0 < line["grain_fill"] <= 1
-  sys.path.insert(0, str(script.parent))
+  sys.path.insert(0, str(SCRIPTS))
   try:
     import data_document
   finally:

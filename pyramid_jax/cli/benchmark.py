@@ -5,7 +5,7 @@ import pathlib
 
 from absl import flags
 
-from pyramid_jax.cli import app, compilation, generate_flags, processes
+from pyramid_jax.cli import app, compilation, processes, sampler_flags
 from pyramid_jax.config import ConfigError
 from pyramid_jax.generate import benchmark
 
@@ -33,7 +33,7 @@ def main():
   from pyramid_jax.generate.clips import Request, generate_clips
 
   pipeline = load()
-  changed = generate_flags.changes(pipeline.config.generate.fps)
+  changed = sampler_flags.changes(pipeline.config.generate.fps)
   changed = {"frames": kind.frames, **changed}
   options = pipeline.options(**changed)
   if options.fps != benchmark.FPS:

@@ -22,6 +22,7 @@ from pyramid_jax.cli import (
   compilation,
   generate_flags,
   processes,
+  sampler_flags,
 )
 from pyramid_jax.config import ConfigError
 
@@ -61,7 +62,7 @@ def generate():
     weights=F.weights,
     low_memory=F.low_memory,
   )
-  changed = generate_flags.changes(pipeline.config.generate.fps)
+  changed = sampler_flags.changes(pipeline.config.generate.fps)
   options = pipeline.options(**changed)
   plan = pipeline.plan(options)
   start = repeat(generate_flags.given(len(prompts), options))

@@ -4,10 +4,12 @@ import pathlib
 
 from absl import flags
 
-from pyramid_jax.config import PRESETS, ConfigError
+from pyramid_jax.cli import sampler_flags
+from pyramid_jax.config import ConfigError
 from pyramid_jax.generate import benchmark, export
 
 F = flags.FLAGS
+flags.adopt_module_key_flags(sampler_flags)
 flags.DEFINE_string(
   "workdir", None, "Workdir of pyramid-train or folder of pyramid-convert."
 )
@@ -40,47 +42,9 @@ flags.DEFINE_multi_string(
 flags.DEFINE_multi_string(
   "change", [], "UNIT:PROMPT, another prompt from a unit (8 frames) on."
 )
-flags.DEFINE_enum("preset", None, sorted(PRESETS), "Size and guidance.")
-flags.DEFINE_float("seconds", None, "Length; the next 8 n + 1 frames.")
-flags.DEFINE_string("vae", "", "The VAE's workdir, if it moved.")
-flags.DEFINE_string("text", "", "The text encoder's folder, if it moved.")
-flags.DEFINE_enum("weights", "ema", ["ema", "params"], "Which weights.")
 flags.DEFINE_bool(
   "live_steps", False, "Move the bar at every step; programs are not kept."
 )
-flags.DEFINE_bool(
-  "low_memory", False, "Load text encoder, transformer and VAE in turn."
-)
-flags.DEFINE_integer("height", None, "Of the frames, in pixels.")
-flags.DEFINE_integer("width", None, "Of the frames, in pixels.")
-flags.DEFINE_integer("frames", None, "Of the video, 8 n + 1.")
-flags.DEFINE_list("steps", None, "Of each stage, first frame, as 20,20,20.")
-flags.DEFINE_list("video_steps", None, "Of each stage, later frames.")
-flags.DEFINE_float("guidance", None, "Of the first frame; 0: none at all.")
-flags.DEFINE_float("video_guidance", None, "Of the later frames.")
-flags.DEFINE_float("guidance_decay", None, "Subtracted from it every unit.")
-flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
-flags.DEFINE_string("prompt_suffix", None, "Added to every prompt.")
-flags.DEFINE_integer("tile", None, "Pixels a side of a VAE tile; 0: none.")
-OPTIONS = ("height", "width", "frames", "steps", "video_steps", "guidance",
-           "video_guidance", "guidance_decay", "negative_prompt",
-           "prompt_suffix", "tile")  # fmt: skip
-
-
-def changes(fps: float) -> dict:
-  """What the flags change of the checkpoint's settings."""
-  given = {name: getattr(F, name) for name in OPTIONS}
-  for name in ("steps", "video_steps"):
-    try:
-      given[name] = given[name] and tuple(map(int, given[name]))
-    except ValueError:
-      raise ConfigError(
-        f"--{name}={','.join(given[name])} is not a list of numbers."
-      ) from None
-  if F.seconds is not None and F.frames is None:
-    given["frames"] = max(round(F.seconds * fps / 8), 0) * 8 + 1
-  preset = PRESETS[F.preset] if F.preset else {}
-  return {**preset, **{k: v for k, v in given.items() if v is not None}}
 
 
 def asked() -> tuple[list[str], list]:

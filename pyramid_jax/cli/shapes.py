@@ -21,6 +21,9 @@ flags.DEFINE_integer("heldout", 64, "Clips held out.")
 flags.DEFINE_integer("frames", 17, "8 n + 1, at 24 a second.")
 flags.DEFINE_integer("size", 64, "Height and width in pixels.")
 flags.DEFINE_integer("seed", 0, "Of clips and text encoders.")
+flags.DEFINE_enum(
+  "text_kind", "sd3", ["sd3", "flux"], "Of the text encoders: sd3 or flux."
+)
 flags.DEFINE_float("two_objects", 0.0, "Share of clips with two objects.")
 
 
@@ -41,9 +44,8 @@ def main():
   )
   folder = shapes_store.write(F.out, settings)
   if not pathlib.Path(F.text).exists():
-    stored = shapes_store.Stored(folder)
-    captions = [stored[i].caption for i in range(len(stored))]
-    write_tiny_text_encoders(F.text, captions, seed=F.seed)
+    captions = shapes_store.Stored(folder).captions()
+    write_tiny_text_encoders(F.text, captions, seed=F.seed, kind=F.text_kind)
   print(f"clips: {F.out}\ntext encoders: {F.text}")
 
 

@@ -15,6 +15,7 @@ Legend: T frames, H W pixels, V vertices.
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,32 @@ def caption(scene: dict[str, Any], frames: int) -> str:
   return f"{joined} on a {scene['background']} background"
 
 
+def parse_caption(text: str) -> dict[str, Any]:
+  """What a caption says: background and objects, the inverse of `caption`.
+
+  Raises:
+    ConfigError: not a sentence that `caption` can write.
+  """
+  one = lambda name, table: f"(?P<{name}>{'|'.join(table)})"
+  background = one("background", BACKGROUNDS)
+  scene = re.fullmatch(rf"(.+) on a {background} background", text.strip())
+  item = re.compile(
+    rf"a {one('size', SIZES)} {one('color', COLORS)} {one('shape', SHAPES)}"
+    rf"( moves {one('speed', SPEEDS)} {one('direction', DIRECTIONS)})?"
+  )
+  found = [
+    item.fullmatch(part)
+    for part in (re.split(" while | and ", scene[1]) if scene else [])
+  ]
+  if not found or not all(found):
+    raise ConfigError(
+      f"{text!r} is no caption of the embedded dataset, such as "
+      "'a small red square moves slowly left on a black background'."
+    )
+  said = [{k: v for k, v in x.groupdict().items() if v} for x in found]
+  return {"background": scene["background"], "objects": said}
+
+
 def words() -> tuple[str, ...]:
   """Every word that a caption can contain, sorted."""
   tables = (SHAPES, COLORS, BACKGROUNDS, SIZES, SPEEDS, DIRECTIONS)
@@ -144,8 +171,6 @@ def _draw_scene(
 ) -> dict[str, Any]:
   """Draws a background and objects, each inside the frame all the time."""
   side = min(height, width)
-  seconds = (frames - 1) / FPS
-  pace = min(1.0, REACH / (SPEEDS["quickly"] * seconds)) if seconds else 1.0
   objects = []
   for _ in range(count):
     pick = lambda table: list(table)[rng.integers(len(table))]
@@ -156,7 +181,7 @@ def _draw_scene(
     heading = np.array(DIRECTIONS[direction]) / math.hypot(
       *DIRECTIONS[direction]
     )
-    velocity = heading * SPEEDS[speed] * pace * stretch[1] * side / FPS
+    velocity = heading * SPEEDS[speed] * pace(frames) * stretch[1] * side / FPS
     way = velocity * (frames - 1)
     free = extent(shape) * radius + MARGIN * side
     low = free - np.minimum(way, 0)
@@ -181,6 +206,12 @@ def _draw_scene(
   background = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
   unseen = any(is_unseen(o["shape"], o["color"]) for o in objects)
   return {"background": background, "unseen": unseen, "objects": objects}
+
+
+def pace(frames: int) -> float:
+  """What speeds are multiplied by in clips of this length."""
+  seconds = (frames - 1) / FPS
+  return min(1.0, REACH / (SPEEDS["quickly"] * seconds)) if seconds else 1.0
 
 
 def is_unseen(shape: str, color: str) -> bool:

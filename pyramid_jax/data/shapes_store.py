@@ -160,6 +160,10 @@ class Stored:
   def __len__(self) -> int:
     return len(self.records)
 
+  def captions(self) -> list[str]:
+    """All captions, in order; no clip is unpacked."""
+    return [self.records[i]["caption"].decode() for i in range(len(self))]
+
   def __getitem__(self, index: int) -> shapes.Example:
     if not 0 <= index < len(self):
       raise IndexError(f"clip {index} of {len(self)}")

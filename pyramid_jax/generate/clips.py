@@ -40,6 +40,7 @@ def generate_clips(
   batch: int = 8,
   later: Mapping[int, str] | None = None,
   sheet: pathlib.Path | None = None,
+  lossless: bool = False,
   progress: Callable[[], None] | None = None,
   unit_done: Callable[[int], None] = lambda frames: None,
   **changes: Any,
@@ -53,6 +54,7 @@ def generate_clips(
     batch: clips generated together.
     later: unit -> a prompt that holds from this unit on, for every clip.
     sheet: a contact sheet to write (.png).
+    lossless: whether an mp4 holds the very pixels.
     progress: called after every call of the transformer.
     unit_done: called with the number of new frames, over all clips of a batch.
     **changes: to the pipeline's options.
@@ -86,7 +88,9 @@ def generate_clips(
       for i, request in enumerate(part):
         if request.path.suffix == ".mp4":
           made = pipeline.metadata(request.prompt, options, seed, numbers[i])
-          file = export.mp4_writer(request.path, options.fps, made)
+          file = export.mp4_writer(
+            request.path, options.fps, made, lossless=lossless
+          )
           writers.append((i, files.enter_context(file)))
       for unit in pipeline.stream(
         [r.prompt for r in part],

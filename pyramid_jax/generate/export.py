@@ -18,6 +18,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from pyramid_jax.config import ConfigError
+from pyramid_jax.data import damage
+from pyramid_jax.data.video import STRICT
 
 
 @contextlib.contextmanager
@@ -25,10 +27,13 @@ def mp4_writer(
   path: str | os.PathLike,
   fps: float = 24.0,
   metadata: Mapping[str, Any] | None = None,
+  *,
+  lossless: bool = False,
 ) -> Iterator:
   """A function that appends frames uint8 [T, H, W, 3] to an H.264 file.
 
-  `metadata` is kept in its comment, as JSON.
+  `metadata` is kept in its comment, as JSON. A lossless file holds the very
+  pixels, for measurements; VLC and FFmpeg play it, browsers do not.
 
   The file appears under its name when the block ends well; half-written ones
   never do. Odd sizes lose their last row or column (H.264 halves colour).
@@ -46,10 +51,15 @@ def mp4_writer(
       def append(frames: np.ndarray):
         nonlocal stream
         if stream is None:
-          stream = file.add_stream("libx264", rate=rate)
-          stream.height, stream.width = (n // 2 * 2 for n in frames.shape[1:3])
-          stream.pix_fmt = "yuv420p"
-          stream.options = {"crf": "16", "preset": "medium"}
+          codec = "libx264rgb" if lossless else "libx264"
+          stream = file.add_stream(codec, rate=rate)
+          even = 1 if lossless else 2
+          stream.height, stream.width = (
+            n // even * even for n in frames.shape[1:3]
+          )
+          stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+          quality = {"qp": "0"} if lossless else {"crf": "16"}
+          stream.options = {**quality, "preset": "medium"}
         for frame in frames[:, : stream.height, : stream.width]:
           picture = av.VideoFrame.from_ndarray(
             np.ascontiguousarray(frame), format="rgb24"
@@ -62,6 +72,26 @@ def mp4_writer(
     os.replace(beside, path)
   finally:
     beside.unlink(missing_ok=True)
+
+
+def read_mp4(
+  path: str | os.PathLike,
+) -> tuple[np.ndarray, dict[str, Any]]:
+  """Frames uint8 [T, H, W, 3] of a file of `mp4_writer`, and its metadata.
+
+  Raises:
+    ConfigError: it is missing, damaged or no video.
+  """
+  try:
+    with damage.bad_video(), av.open(str(path), options=STRICT) as file:
+      comment = file.metadata.get("comment", "")
+      frames = [f.to_ndarray(format="rgb24") for f in file.decode(video=0)]
+      metadata = json.loads(comment) if comment.startswith("{") else {}
+      return np.stack(frames), metadata
+  except (damage.BadVideo, IndexError) as error:
+    raise ConfigError(
+      f"{path} cannot be read as a video: {error}. Remove it and make it again."
+    ) from error
 
 
 def write_gif(path: pathlib.Path, frames_THW3: np.ndarray, fps: float = 24.0):

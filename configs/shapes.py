@@ -1,0 +1,81 @@
+"""The embedded dataset at 128 x 128, 4 s, on one GPU; both transformers.
+
+Commands (WHICH is mmdit or miniflux):
+  pyramid-shapes --out=runs/shapes/data --text=runs/shapes/text_WHICH \\
+    --clips=8192 --frames=97 --size=128 --text_kind=KIND   (sd3 or flux)
+  pyramid-train --config=configs/shapes.py:vae --workdir=runs/shapes/vae
+  pyramid-encode --config=configs/shapes.py:WHICH --vae=runs/shapes/vae \\
+    --videos=runs/shapes/data --out=runs/shapes/latents_WHICH
+  pyramid-train --config=configs/shapes.py:WHICH --workdir=runs/shapes/WHICH
+  pyramid-evaluate --workdir=runs/shapes/WHICH --n=500 \\
+    --out=runs/shapes/evaluation_WHICH
+Hardware: one H100 class GPU; lengths are meant for 20 minutes in all.
+Expected: not run; lengths and rates are guesses.
+"""
+
+from pyramid_jax.config import settings
+
+FOLDER = "runs/shapes"
+VAE_PHASES = (
+  dict(steps=3000, batch=32, frames=1, height=128, width=128),
+  dict(steps=2000, batch=4, frames=17, height=128, width=128, rate=0.5),
+)
+MODEL = dict(text_dim=64, pooled_dim=64, head_dim=64, heads=6, remat="none")
+MODELS = {
+  "mmdit": dict(MODEL, layers=10, table_size=16, table_base=16),
+  "miniflux": dict(
+    MODEL, kind="flux", layers=4, single_layers=10, rotary_dims=(16, 24, 24)
+  ),
+}
+
+
+def get_config(which="mmdit"):
+  """`which` is "vae", "mmdit" or "miniflux": what pyramid-train trains."""
+  vae = which == "vae"
+  model = "mmdit" if vae else which
+  optimizer = dict(warmup=100, schedule="cosine", beta2=0.99)
+  if vae:
+    optimizer |= dict(method="muon", learning_rate=2e-3, ema=0.99)
+    train = dict(steps=sum(p["steps"] for p in VAE_PHASES), log_every=50)
+  else:
+    optimizer |= dict(learning_rate=5e-4, ema=0.999)
+    train = dict(steps=6000, log_every=100)
+  return settings(
+    kind="vae" if vae else "dit",
+    vae=dict(
+      channels=(32, 64, 128, 128),
+      encoder_blocks=1,
+      decoder_blocks=1,
+      groups=8,
+      sample=False,
+    ),
+    model=MODELS[model],
+    vae_loss=dict(kl=5e-5),
+    text=dict(
+      path=f"{FOLDER}/text_{model}",
+      kind="sd3" if model == "mmdit" else "flux",
+      dtype="float32",
+    ),
+    videos=dict(path=f"{FOLDER}/data", phases=VAE_PHASES),
+    encode=dict(sizes=((128, 128),), max_frames=97, min_frames=97, batch=16),
+    latents=dict(
+      sources=(dict(path=f"{FOLDER}/latents_{model}"),),
+      rows=16,
+      latent_tokens=1664,
+      text_tokens=384,
+      segments=48,
+      window=4096,
+      segments_per_clip=2,
+    ),
+    optimizer=optimizer,
+    train={**train, "save_every": 1000},
+    generate=dict(
+      height=128,
+      width=128,
+      frames=97,
+      steps=(10, 10, 10),
+      video_steps=(10, 10, 10),
+      guidance=5.0,
+      video_guidance=4.0,
+    ),
+  )

@@ -1,0 +1,82 @@
+"""The embedded dataset, learned on two CPU cores.
+
+Commands:
+  pyramid-shapes --out=runs/shapes_cpu/shapes --text=runs/shapes_cpu/text \\
+    --clips=1536
+  pyramid-train --config=configs/shapes_cpu.py:vae --workdir=runs/shapes_cpu/vae
+  pyramid-encode --config=configs/shapes_cpu.py --vae=runs/shapes_cpu/vae \\
+    --videos=runs/shapes_cpu/shapes --out=runs/shapes_cpu/latents
+  pyramid-train --config=configs/shapes_cpu.py --workdir=runs/shapes_cpu/dit
+  pyramid-evaluate --workdir=runs/shapes_cpu/dit --n=200 \\
+    --out=runs/shapes_cpu/evaluation
+Hardware: two CPU cores, 6 GB of memory.
+Expected: not run as a whole yet. Lengths are set for 30 minutes by the speeds
+  measured with configs/tiny.py: VAE 11, latents 3, transformer 14 minutes.
+"""
+
+from pyramid_jax.config import settings
+
+FOLDER = "runs/shapes_cpu"
+VAE_PHASES = (
+  dict(steps=600, batch=4, frames=1, height=64, width=64),
+  dict(steps=700, batch=1, frames=9, height=64, width=64, rate=0.5),
+)
+
+
+def get_config(kind="dit"):
+  """`kind` is "vae" or "dit": what pyramid-train trains."""
+  optimizer = dict(warmup=20, schedule="cosine", beta2=0.99)
+  if kind == "vae":
+    optimizer |= dict(
+      method="muon", muon_iterations=4, learning_rate=2e-3, ema=0.98
+    )
+    train = dict(steps=sum(p["steps"] for p in VAE_PHASES), log_every=20)
+  else:
+    optimizer |= dict(learning_rate=2e-3, ema=0.99)
+    train = dict(steps=2000, log_every=50)
+  return settings(
+    kind=kind,
+    vae=dict(
+      channels=(16, 16, 32, 64),
+      encoder_blocks=1,
+      decoder_blocks=1,
+      groups=4,
+      sample=False,
+      dtype="float32",
+    ),
+    model=dict(
+      layers=6,
+      heads=5,
+      head_dim=32,
+      text_dim=64,
+      pooled_dim=64,
+      table_size=16,
+      table_base=8,
+      dtype="float32",
+      remat="none",
+    ),
+    vae_loss=dict(kl=5e-5),
+    text=dict(path=f"{FOLDER}/text", dtype="float32"),
+    videos=dict(path=f"{FOLDER}/shapes", phases=VAE_PHASES),
+    encode=dict(sizes=((64, 64),), max_frames=17, min_frames=17, batch=8),
+    latents=dict(
+      sources=(dict(path=f"{FOLDER}/latents"),),
+      rows=6,
+      latent_tokens=80,
+      text_tokens=80,
+      segments=8,
+      window=2048,
+      segments_per_clip=2,
+    ),
+    optimizer=optimizer,
+    train={**train, "save_every": 200},
+    generate=dict(
+      height=64,
+      width=64,
+      frames=17,
+      steps=(8, 8, 8),
+      video_steps=(8, 8, 8),
+      guidance=5.0,
+      video_guidance=4.0,
+    ),
+  )

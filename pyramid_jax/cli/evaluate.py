@@ -1,0 +1,101 @@
+"""pyramid-evaluate: does a model show what captions of shapes say?
+
+  pyramid-evaluate --workdir=runs/dit --prompts=heldout --n=200 --out=runs/eval
+  pyramid-evaluate --clips=quickstart/samples --out=runs/eval
+
+Generates clips of held-out captions of the embedded dataset, reads them by
+image analysis and compares. A clip that exists is not generated again. OUT gets
+clips/, results.json, results.md and sheet.png.
+"""
+
+import pathlib
+
+from absl import flags
+from tqdm import tqdm
+
+from pyramid_jax.cli import app, compilation, sampler_flags
+from pyramid_jax.config import ConfigError
+
+F = flags.FLAGS
+flags.adopt_module_key_flags(sampler_flags)
+flags.adopt_module_key_flags(compilation)
+flags.DEFINE_string("workdir", None, "Workdir of pyramid-train.")
+flags.DEFINE_string("clips", None, "Folder of clips to score as they are.")
+flags.DEFINE_string(
+  "shapes", None, "Embedded dataset; by default the one that the run names."
+)
+flags.DEFINE_string("prompts", "heldout", "'heldout', or a file, one a line.")
+flags.DEFINE_integer("n", 64, "Clips.", lower_bound=1)
+flags.DEFINE_string("out", None, "Folder of the results.")
+flags.DEFINE_integer(
+  "given", 0, "Frames of the true clip to go on from. 1: from an image, 9 and "
+  "more: a continuation. Only the later frames are scored.", lower_bound=0,
+)  # fmt: skip
+flags.DEFINE_integer("seed", 0, "Clip i draws from (seed, i).")
+flags.DEFINE_integer("batch", 8, "Clips generated together.", lower_bound=1)
+
+
+def main():
+  """Generates what is missing, scores, prints the table."""
+  app.require("out", *[] if F.clips else ["workdir"])
+  if F.clips and F.workdir:
+    raise ConfigError("give --workdir or --clips, not both.")
+  from pyramid_jax.evals import shapes_run
+  from pyramid_jax.evals.shapes_score import Seen
+
+  out = pathlib.Path(F.out)
+  dataset = shapes_run.Dataset(F.shapes) if F.shapes else None
+  if F.clips:
+    paths, questions = sorted(pathlib.Path(F.clips).glob("*.mp4")), None
+    if not paths:
+      raise ConfigError(f"--clips={F.clips} holds no mp4 file.")
+    settings = {"clips": F.clips}
+  else:
+    dataset, paths, questions, settings = generate(dataset, out)
+  seen = dataset.seen if dataset else Seen()
+  trained = dataset.frames if dataset else None
+  records = shapes_run.score_files(paths, seen, trained, F.given, questions)
+  print(shapes_run.report(out, paths, settings, records))
+
+
+def generate(dataset, out: pathlib.Path):
+  """Clips of the prompts, those that are there already among them."""
+  programs = compilation.use_cache()
+  from pyramid_jax import checkpoint
+  from pyramid_jax.evals import shapes_run
+  from pyramid_jax.generate.pipeline import Pipeline
+
+  config, _ = checkpoint.read_meta(F.workdir, "dit")
+  dataset = dataset or shapes_run.Dataset(F.shapes or config.videos.path)
+  if F.prompts == "heldout":
+    questions = dataset.heldout(F.n)
+  else:
+    questions = shapes_run.read_prompts(F.prompts, F.n)
+  pipeline = Pipeline.load(
+    F.workdir, vae=F.vae, text=F.text, weights=F.weights,
+    low_memory=F.low_memory,
+  )  # fmt: skip
+  changes = sampler_flags.changes(config.generate.fps)
+  options = pipeline.options(**changes)
+  settings = shapes_run.settings_of(
+    pipeline, options, F.workdir,
+    prompts=F.prompts, seed=F.seed, weights=F.weights, given=F.given,
+  )  # fmt: skip
+  shapes_run.begin(out, settings)
+  total = len(questions) * options.frames
+  with tqdm(total=total, unit="frame", desc="generate", disable=None) as bar:
+    paths = shapes_run.generate_missing(
+      pipeline, questions, out / "clips", seed=F.seed, batch=F.batch,
+      given=F.given, unit_done=bar.update, **changes,
+    )  # fmt: skip
+  print(f"{pipeline.phases}\n{programs}")
+  return dataset, paths, questions, settings
+
+
+def run():
+  """Entry point."""
+  app.run(main)
+
+
+if __name__ == "__main__":
+  run()

@@ -1,0 +1,101 @@
+"""Scored clips as a table to read, a file to compute with, a sheet to see."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pyramid_jax.evals.shapes_score import ATTRIBUTES, Rate, summary
+from pyramid_jax.generate import export
+
+
+def write_results(
+  folder: pathlib.Path, settings: dict[str, Any], records: Sequence[dict]
+) -> str:
+  """Writes results.json and results.md; gives the table back."""
+  found = summary(records)
+  results = {"settings": settings, "summary": found, "clips": list(records)}
+  text = json.dumps(results, indent=1, default=_json)
+  write_text(folder / "results.json", text)
+  table = markdown(found, len(records))
+  write_text(folder / "results.md", table + "\n")
+  return table
+
+
+def write_text(path: pathlib.Path, text: str):
+  """A file that is whole or absent."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.partial")
+  beside.write_text(text)
+  os.replace(beside, path)
+
+
+def _json(value: Any) -> dict[str, Any]:
+  if not isinstance(value, Rate):
+    raise TypeError(f"{value!r} in results")
+  low, high = value.interval
+  return {**dataclasses.asdict(value), "low": low, "high": high}
+
+
+def markdown(found: dict[str, Any], n: int) -> str:
+  """The summary as tables."""
+  lines = [f"| {n} clips | rate (95% interval) |", "|---|---|"]
+  rates = {**found["attributes"], "all correct": found["all correct"],
+           "something unasked": found["unasked"]}  # fmt: skip
+  lines += [f"| {name} | {rate} |" for name, rate in rates.items()]
+  lines += ["", "| all correct by | clips | rate (95% interval) |",
+            "|---|---|---|"]  # fmt: skip
+  lines += [
+    f"| {kind} | {rate.n} | {rate} |" for kind, rate in found["classes"].items()
+  ]
+  lines += ["", "| mean over clips | grey levels of 255 |", "|---|---|"]
+  lines += [f"| {name} | {found[name]:.2f} |" for name in
+            ("flicker", "color drift")]  # fmt: skip
+  lines += [f"| shape drift, of 1 | {found['shape drift']:.3f} |"]
+  if len(found["windows"]) > 1:
+    lines += ["", "| window | object kept | all correct | colour change |",
+              "|---|---|---|---|"]  # fmt: skip
+    for i, w in enumerate(found["windows"], 1):
+      change = f"{w['color change']:.1f}"
+      lines.append(f"| {i} | {w['kept']} | {w['all correct']} | {change} |")
+  return "\n".join(lines)
+
+
+def write_sheet(
+  path: pathlib.Path,
+  records: Sequence[dict[str, Any]],
+  clips: Sequence[np.ndarray],
+):
+  """A contact sheet; each caption says what was read in another way."""
+  captions = [f"{verdict(record)}   {record['prompt']}" for record in records]
+  export.contact_sheet(path, captions, [("", clips)], shown=9)
+
+
+def verdict(record: dict[str, Any]) -> str:
+  """Hit, or what was read where something else was asked."""
+  missed = [a for a in ATTRIBUTES if not record["hits"].get(a, True)]
+  if not missed:
+    return "HIT"
+  reading = record["read"][0]
+  said = []
+  for name in missed:
+    if name in ("background", "count"):
+      values = [reading[name]]
+    else:
+      values = [thing[name] for thing in reading["things"]]
+    words = "/".join("?" if v is None else str(v) for v in values) or "?"
+    said.append(f"{name} {words}")
+  return f"MISS ({', '.join(said)})"
+
+
+def choose(records: Sequence[dict[str, Any]], most: int = 8) -> list[int]:
+  """Hits and misses in equal parts where there are enough, in order."""
+  hits = [i for i, r in enumerate(records) if r["all_correct"]]
+  misses = [i for i, r in enumerate(records) if not r["all_correct"]]
+  half = most // 2
+  shown = hits[: max(half, most - len(misses))]
+  return shown + misses[: most - len(shown)]

@@ -1,0 +1,239 @@
+"""Held-out captions to clips to readings: what `pyramid-evaluate` does."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from pyramid_jax import checkpoint
+from pyramid_jax.config import ConfigError, GenerateConfig
+from pyramid_jax.data import shapes
+from pyramid_jax.data.shapes_store import Stored
+from pyramid_jax.evals import shapes_report
+from pyramid_jax.evals.shapes_score import Seen, score
+from pyramid_jax.generate import export
+from pyramid_jax.generate.clips import Request, generate_clips
+from pyramid_jax.generate.pipeline import Pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A caption to show, and its true clip uint8 [T, H, W, 3] if there is one."""
+
+  prompt: str
+  truth: np.ndarray | None = None
+
+
+class Dataset:
+  """What an evaluation needs of the embedded dataset.
+
+  Attributes:
+    frames: length of its clips; its captions' speeds refer to it.
+    seen: what its training split shows.
+
+  Raises:
+    ConfigError: the folder is no such dataset, or of another renderer.
+  """
+
+  def __init__(self, folder: str | pathlib.Path):
+    self._heldout = Stored(folder, "heldout")
+    self.settings = self._heldout.settings
+    self.frames = self.settings.frames
+    self.seen = Seen(Stored(folder).captions())
+    if self.settings.renderer != shapes.RENDERER:
+      raise ConfigError(
+        f"{folder} was drawn by renderer {self.settings.renderer}, this is "
+        f"{shapes.RENDERER}; write the dataset again with pyramid-shapes."
+      )
+
+  def heldout(self, count: int) -> list[Question]:
+    """The first held-out clips; what is not stored is drawn as it would be."""
+    s, found = self.settings, []
+    for i in range(count):
+      clip = self._heldout[i] if i < len(self._heldout) else shapes.render(
+        i, s.seed, s.frames, s.height, s.width, "heldout", s.two_objects
+      )  # fmt: skip
+      found.append(Question(clip.caption, clip.video))
+    return found
+
+
+def read_prompts(path: str | pathlib.Path, count: int) -> list[Question]:
+  """The first prompts of a text file, one a line.
+
+  Raises:
+    ConfigError: no such file, or a line that is no caption of the dataset.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ConfigError(f"--prompts={path} is neither 'heldout' nor a file.")
+  lines = [x.strip() for x in path.read_text().splitlines() if x.strip()]
+  for line in lines[:count]:
+    shapes.parse_caption(line)
+  if not lines:
+    raise ConfigError(f"--prompts={path} is empty.")
+  return [Question(line) for line in lines[:count]]
+
+
+def settings_of(
+  pipeline: Pipeline, options: GenerateConfig, workdir: str, **more: Any
+) -> dict[str, Any]:
+  """All that decides the clips: weights, sampler, and what else is given."""
+  made = pipeline.metadata("", options, 0, 0)
+  del made["prompt"], made["sample"]
+  step = checkpoint.latest_step(workdir)
+  return {**made, "workdir": str(workdir), "step": step, **more}
+
+
+def begin(out: pathlib.Path, settings: dict[str, Any]):
+  """Remembers what the clips of a folder are made with.
+
+  Raises:
+    ConfigError: it holds clips that were made with something else.
+  """
+  path = out / "settings.json"
+  settings = json.loads(json.dumps(settings))
+  if path.is_file():
+    old = json.loads(path.read_text())
+    changed = [
+      f"{k}: {old.get(k)} -> {settings.get(k)}"
+      for k in sorted(old.keys() | settings.keys())
+      if old.get(k) != settings.get(k)
+    ]
+    if changed:
+      raise ConfigError(
+        f"{out} holds clips made with other settings (its -> now): "
+        f"{'; '.join(changed)}. Choose another --out."
+      )
+  elif any(out.glob("clips/*.mp4")):
+    raise ConfigError(
+      f"{out} holds clips without {path.name}; choose another --out."
+    )
+  shapes_report.write_text(path, json.dumps(settings, indent=1))
+
+
+def generate_missing(
+  pipeline: Pipeline,
+  questions: Sequence[Question],
+  folder: pathlib.Path,
+  *,
+  seed: int,
+  batch: int,
+  given: int = 0,
+  unit_done: Callable[[int], None] = lambda frames: None,
+  **changes: Any,
+) -> list[pathlib.Path]:
+  """Makes the clips that a folder lacks; clip i depends on (seed, i) alone.
+
+  With `given`, a clip goes on from as many frames of the true one.
+
+  Raises:
+    ConfigError: frames to go on from that are not there or of another size.
+  """
+  paths = [folder / f"{i:05d}.mp4" for i in range(len(questions))]
+  options = pipeline.options(**changes)
+  if given:
+    _check_given(questions, given, options)
+  todo = [
+    Request(q.prompt, path, q.truth[:given] if given else None, number=i)
+    for i, (q, path) in enumerate(zip(questions, paths, strict=True))
+    if not path.exists()
+  ]
+  unit_done((len(paths) - len(todo)) * options.frames)
+  for start in range(0, len(todo), batch):
+    generate_clips(
+      pipeline,
+      todo[start : start + batch],
+      seed=seed,
+      batch=batch,
+      lossless=True,
+      unit_done=unit_done,
+      **changes,
+    )
+  return paths
+
+
+def _check_given(questions, given, options):
+  if given % 8 != 1 or given >= options.frames:
+    raise ConfigError(
+      f"given {given} is not 8 n + 1 below the clip's {options.frames} frames."
+    )
+  for q in questions:
+    if q.truth is None:
+      raise ConfigError(
+        "prompts of a file have no true clips to go on from; use "
+        "--prompts=heldout."
+      )
+    if q.truth.shape[1:3] != (options.height, options.width):
+      raise ConfigError(
+        f"the dataset has frames of {q.truth.shape[1]} x {q.truth.shape[2]}, "
+        f"asked are {options.height} x {options.width}; only equal ones can "
+        "be gone on from."
+      )
+    if len(q.truth) < given:
+      raise ConfigError(
+        f"given {given} is more than a clip has: {len(q.truth)}."
+      )
+
+
+def score_files(
+  paths: Sequence[pathlib.Path],
+  seen: Seen,
+  trained: int | None,
+  given: int = 0,
+  questions: Sequence[Question] | None = None,
+) -> list[dict[str, Any]]:
+  """Reads clips and compares them with their prompts; see `score`.
+
+  The prompt of a file is in it. `trained` None is each clip's own length.
+
+  Raises:
+    ConfigError: no clips, one that is damaged, not whole or without a prompt,
+      one of another prompt than its question's, or one that cannot be scored.
+  """
+  if not paths:
+    raise ConfigError("there are no mp4 files to score.")
+  records = []
+  for i, path in enumerate(tqdm(paths, "read", unit="clip", disable=None)):
+    frames, made = export.read_mp4(path)
+    if "prompt" not in made:
+      raise ConfigError(
+        f"{path} does not say its prompt; clips of pyramid-generate do."
+      )
+    if questions and made["prompt"] != questions[i].prompt:
+      raise ConfigError(
+        f"{path} shows {made['prompt']!r}, not {questions[i].prompt!r}; choose "
+        "another --out."
+      )
+    if made.get("frames", len(frames)) != len(frames):
+      raise ConfigError(
+        f"{path} has {len(frames)} frames, it should have {made['frames']}; "
+        "remove it and make it again."
+      )
+    try:
+      record = score(made["prompt"], frames, trained or len(frames), given)
+    except ConfigError as error:
+      raise ConfigError(f"{path}: {error}") from error
+    combination = seen.combination(made["prompt"])
+    records.append({"clip": path.name, "combination": combination, **record})
+  return records
+
+
+def report(
+  out: pathlib.Path,
+  paths: Sequence[pathlib.Path],
+  settings: dict[str, Any],
+  records: Sequence[dict[str, Any]],
+) -> str:
+  """Writes results.json, results.md and sheet.png; gives the table back."""
+  table = shapes_report.write_results(out, settings, records)
+  chosen = shapes_report.choose(records)
+  shapes_report.write_sheet(
+    out / "sheet.png",
+    [records[i] for i in chosen],
+    [export.read_mp4(paths[i])[0] for i in chosen],
+  )
+  return table
