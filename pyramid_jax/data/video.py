@@ -111,7 +111,7 @@ def read_format(path: str | pathlib.Path) -> Format:
 
 
 def read_frames(path: str | pathlib.Path) -> np.ndarray:
-  """All frames of a video or image as they are, uint8 [T, H, W, 3].
+  """All frames of a video or image in their own size, uint8 [T, H, W, 3].
 
   Raises:
     BadVideo: damaged, truncated or empty; no video stream.
@@ -120,10 +120,8 @@ def read_frames(path: str | pathlib.Path) -> np.ndarray:
   if is_image(path):
     with damage.bad_video():
       return np.asarray(_open_image(path))[None]
-  made = read_format(path)
-  pts = read_timeline(path, made.fps).pts
-  size = made.height, made.width
-  return _decode(path, pts, np.arange(len(pts)), [size], (0.5, 0.5))
+  pts = read_timeline(path, fps=1.0).pts
+  return _decode(path, pts, np.arange(len(pts)), [], (0.5, 0.5))
 
 
 def read_clip(
@@ -345,7 +343,8 @@ def _to_array(frame, stream, sizes, crop, resizer) -> np.ndarray:
   pixel = float(stream.sample_aspect_ratio or 1) or 1.0
   turned = frame.rotation // 90 % 4
   shown = (frame.height, round(frame.width * pixel))
-  target, resized = cover(*(shown[::-1] if turned % 2 else shown), sizes)
+  upright = shown[::-1] if turned % 2 else shown
+  target, resized = cover(*upright, sizes or [upright])
   height, width = resized[::-1] if turned % 2 else resized
   image = resizer.reformat(frame, width, height, "rgb24", interpolation=RESIZE)
   return crop_to(np.rot90(image.to_ndarray(), turned), target, crop)

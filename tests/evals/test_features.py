@@ -12,6 +12,7 @@ from pyramid_jax.data import video
 from pyramid_jax.data.files import find_files
 from pyramid_jax.evals import features
 from pyramid_jax.generate import export
+from tests.data import videos
 
 
 @pytest.mark.parametrize("size", [(37, 301), (299, 600), (640, 20)])
@@ -66,6 +67,16 @@ def test_a_file_says_its_format_and_gives_all_its_frames(tmp_path):
   np.testing.assert_array_equal(
     video.read_frames(tmp_path / "a.png"), frames[:1]
   )
+
+
+def test_a_turned_video_gives_whole_frames(tmp_path):
+  frames = np.zeros((9, 32, 48, 3), np.uint8)
+  frames[:, :, 24:] = 200  # right
+  path = videos.write_video(tmp_path / "a.mp4", frames, rotation=90)
+  turned = video.read_frames(path)
+  assert turned.shape == (9, 48, 32, 3)
+  halves = sorted([turned[:, :20].mean(), turned[:, 28:].mean()])
+  np.testing.assert_allclose(halves, [0, 200], atol=3)  # coded in YUV
 
 
 def test_other_kinds_and_damaged_files_are_told(tmp_path):
