@@ -215,6 +215,9 @@ def document(lines: list[dict]) -> str:
   """The page of tables."""
   parts = {p: [x for x in lines if x["part"] == p] for p in ("speed", "losses")}
   text = "# The VAE, measured\n\nMade by `python benchmarks/vae.py`.\n"
+  for line in lines:
+    if line["part"] == "note":
+      text += f"\n{line['note']}\n"
   if parts["speed"]:
     text += speed_tables(parts["speed"])
   if parts["losses"]:
@@ -316,12 +319,15 @@ def parse() -> argparse.Namespace:
   flags.add_argument("--losses", action="store_true", help="train with each")
   flags.add_argument("--work", help="folder of the trainings of --losses")
   flags.add_argument("--steps", type=int, default=460, help="of a training")
+  flags.add_argument("--note", help="a sentence for the page, then done")
   flags.add_argument("--lpips", help='weights of LPIPS, or "random"')
   flags.add_argument("--tiny", action="store_true", help="small sizes")
   flags.add_argument("--case", type=json.loads, help="one case, as JSON")
   asked = flags.parse_args()
   if asked.losses and not asked.work:
     flags.error("--losses needs --work, a folder for its trainings.")
+  if asked.note and not asked.kept:
+    flags.error("--note needs --kept, the figures that it is about.")
   return asked
 
 
@@ -329,6 +335,9 @@ def main() -> int:
   asked = parse()
   if asked.case:
     print(json.dumps(run(asked.case, asked)), flush=True)
+    return 0
+  if asked.note:
+    keep(asked.kept, {"part": "note", "note": asked.note})
     return 0
   failed = 0
   for case in cases(asked):
