@@ -19,11 +19,14 @@ from pyramid_jax.config import MINIFLUX, settings
 IMAGES = dict(path="latents/images", weight=0.125, frames=(1, 1))
 VIDEO_384P = dict(path="latents/384p", weight=0.875, frames=(49, 121))
 VIDEO_768P = dict(path="latents/768p", weight=0.875, frames=(121, 241))
+# (height, width) of images, as the released code has them
+IMAGE_384P = ((512, 512), (384, 640), (640, 384))
+IMAGE_768P = ((1024, 1024), (768, 1280), (1280, 768))
 
 STAGES = {
   "image": dict(
     encode=dict(
-      sizes=((512, 512), (384, 640), (640, 384)), max_frames=1, min_frames=1
+      sizes=IMAGE_384P, max_frames=1, min_frames=1
     ),
     latents=dict(
       sources=(dict(IMAGES, weight=1.0),), latent_tokens=5376, text_tokens=768,
@@ -34,7 +37,10 @@ STAGES = {
     generate=dict(height=512, width=512, frames=1),
   ),
   "384p_2s": dict(
-    encode=dict(sizes=((384, 640), (640, 384)), max_frames=121, min_frames=49),
+    encode=dict(
+      sizes=((384, 640), (640, 384)), image_sizes=IMAGE_384P, max_frames=121,
+      min_frames=49,
+    ),
     latents=dict(
       sources=(VIDEO_384P, IMAGES), latent_tokens=5248, text_tokens=384,
       segments=24, max_units=7,
@@ -44,7 +50,10 @@ STAGES = {
     generate=dict(frames=49),
   ),
   "384p_5s": dict(
-    encode=dict(sizes=((384, 640), (640, 384)), max_frames=121, min_frames=49),
+    encode=dict(
+      sizes=((384, 640), (640, 384)), image_sizes=IMAGE_384P, max_frames=121,
+      min_frames=49,
+    ),
     latents=dict(
       sources=(VIDEO_384P, IMAGES), latent_tokens=6240, text_tokens=416,
       segments=24, max_units=16,
@@ -54,7 +63,8 @@ STAGES = {
   ),
   "768p": dict(
     encode=dict(
-      sizes=((768, 1280), (1280, 768)), max_frames=241, min_frames=121
+      sizes=((768, 1280), (1280, 768)), image_sizes=IMAGE_768P,
+      max_frames=241, min_frames=121,
     ),
     latents=dict(
       sources=(VIDEO_768P, IMAGES), latent_tokens=16128, text_tokens=256,

@@ -3,9 +3,9 @@
 # several hosts do.
 #   bash launch/local.sh 2 --config=configs/tiny.py --workdir=runs/two
 #   COMMAND=pyramid-encode bash launch/local.sh 2 --config=... --videos=...
-# COMMAND is another command, DEVICES the number of devices of each (4),
-# PORT that of process 0 (a free one). Ends when all have ended, with the first exit code that is not 0; a
-# SIGTERM goes to all of them.
+# COMMAND is another command, DEVICES the number of devices of each (4), PORT
+# that of process 0 (a free one). Ends when all have ended, with the first exit
+# code that is not 0; a SIGTERM goes to all of them.
 set -uo pipefail
 count="${1:-}"
 if ! [[ "$count" =~ ^[1-9][0-9]*$ ]]; then

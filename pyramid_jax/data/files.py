@@ -1,5 +1,6 @@
 """Which files to read: a folder, a manifest or one file; and those left out."""
 
+import codecs
 import dataclasses
 import json
 import os
@@ -194,16 +195,19 @@ def _file(folder: str, name: str) -> Item | LeftOut:
 
 def _manifest(path: pathlib.Path) -> Iterator[Item | LeftOut]:
   """The lines of a manifest, one by one; blank ones count but say nothing."""
-  folder = str(path.parent)
+  folder, name = str(path.parent), path.name
   with path.open("rb") as lines:
     for number, line in enumerate(lines, 1):
-      if line.strip():
-        yield _manifest_line(f"{path.name}:{number}", line, folder)
+      line = line.strip()
+      if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
+      if line:
+        yield _manifest_line(f"{name}:{number}", line, folder)
 
 
 def _manifest_line(where: str, line: bytes, folder: str) -> Item | LeftOut:
   try:
-    entry = json.loads(line.decode("utf-8-sig"))
+    entry = json.loads(line.decode())
   except UnicodeDecodeError as error:
     return LeftOut(where, f"no UTF-8 (byte {error.start})")
   except ValueError as error:
@@ -223,7 +227,8 @@ def _manifest_line(where: str, line: bytes, folder: str) -> Item | LeftOut:
     return LeftOut(
       where, f"path, text and sha256 must be strings, as in {EXAMPLE}"
     )
-  if any(printable(x) != x or "\0" in x for x in strings):
+  text = "".join(strings)
+  if printable(text) != text or "\0" in text:
     return LeftOut(where, "a character that no text has")
   return Item(file, folder, file, tuple(captions), kinds[0], sha256)
 

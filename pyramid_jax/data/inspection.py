@@ -82,13 +82,16 @@ def inspect_clips(
   on_sheet = np.unique(np.linspace(0, count - 1, min(shown, count)).astype(int))
   pictures: dict[int, Picture] = {}
   looks, duplicates = [], _Duplicates()
-  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+  with (
+    concurrent.futures.ThreadPoolExecutor(threads) as pool,
+    tqdm.tqdm(desc="inspect", total=count, disable=None) as bar,
+  ):
     # in portions, so that few pictures wait
     for start in range(0, count, 64):
       part = range(start, min(start + 64, count))
       found = pool.map(lambda i: _look(clips, i), part)
-      bar = tqdm.tqdm(found, "inspect", total=len(part), disable=None)
-      for i, (look, seen) in zip(part, bar, strict=True):
+      for i, (look, seen) in zip(part, found, strict=True):
+        bar.update()
         if seen is not None:
           look.same_as, look.like = duplicates.find(look.id, seen)
         if i in on_sheet:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from pyramid_jax import sharding
-from pyramid_jax.config import MeshConfig
+from pyramid_jax.config import Config, MeshConfig, from_dict
 from pyramid_jax.convert import vae as table
 from pyramid_jax.convert.names import to_ours
 from pyramid_jax.data.latents import Statistics
 from pyramid_jax.generate.trained_vae import TrainedVAE, make_model
 from pyramid_jax.models.vae import ClipShapeError, posterior
+from tests import tiny
 from tests.models.test_vae import RELEASED, last
 from tests.reference import load, max_error
 
@@ -73,20 +74,22 @@ def test_latents_are_draws_by_the_name_of_their_clip_or_means():
 
 
 def test_a_size_costs_two_programs_whatever_the_lengths():
-  vae = trained(RELEASED, Statistics())
+  config = from_dict(Config, tiny.get_config()).vae
+  params = make_model(config).init()
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+  vae = TrainedVAE(config, params, Statistics(), mesh=mesh)
   rng = np.random.default_rng(0)
-  frames = (17, 1, 9, 25, 33)
   clips = [
-    rng.integers(256, size=(n, 16, 16, 3), dtype=np.uint8) for n in frames
+    rng.integers(256, size=(n, 8, 8, 3), dtype=np.uint8) for n in (9, 1, 5, 7)
   ]
-  ids = list("abcde")
-  together = vae.encode(clips, ids, window=16, batch=5)
-  assert [len(z) for z in together] == [3, 1, 2, 4, 5]
+  ids = list("abcd")
+  together = vae.encode(clips, ids, window=4, batch=4)
+  assert [len(z) for z in together] == [5, 1, 3, 4]
   for clip, id, z in zip(clips, ids, together, strict=True):
-    (alone,) = vae.encode([clip], [id], window=16, batch=5)
+    (alone,) = vae.encode([clip], [id], window=4, batch=4)
     np.testing.assert_array_equal(alone, z)  # the same programs
   assert vae._encode._cache_size() == vae._draw._cache_size() == 2
-  vae.encode([clips[1][:, :, :8]], ["image"], window=16, batch=5)
+  vae.encode([clips[1][:, :, :4]], ["image"], window=4, batch=4)
   assert vae._encode._cache_size() == vae._draw._cache_size() == 3
-  with pytest.raises(ClipShapeError, match="has 16 frames, not 8 n"):
-    vae.encode([clips[0][:16]], ["a"], window=16)
+  with pytest.raises(ClipShapeError, match="has 8 frames, not 2 n"):
+    vae.encode([clips[0][:8]], ["a"], window=4)
