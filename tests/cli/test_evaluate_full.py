@@ -1,10 +1,15 @@
 """pyramid-evaluate with a model: clips are made once, whatever happens."""
 
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 
 from pyramid_jax.generate import export
+from tests import tiny
 from tests.commands import refused, run
 
 
@@ -41,3 +46,33 @@ def test_clips_that_go_on_from_an_image_are_scored_after_it(tmp_path, workdirs):
   found = json.loads((tmp_path / "results.json").read_text())
   assert found["settings"]["given"] == 1
   assert [c["frames"] for c in found["clips"]] == [5, 5, 5]
+
+
+def test_the_study_fills_its_table_variant_by_variant(tmp_path, workdirs):
+  study = [
+    sys.executable, "benchmarks/shapes_study.py", "--tiny", "--stages=2",
+    "--n=2", "--batch=2", f"--config={tiny.__file__}",
+    f"--workdir={workdirs.dit}", f"--out={tmp_path}",
+    f"--train=--data={workdirs.latents}",
+    f"--train=--config.text.path={workdirs.text}",
+    f"--evaluate=--shapes={workdirs.shapes}",
+  ]  # fmt: skip
+  root = pathlib.Path(__file__).parents[2]
+  environment = {**os.environ, "PYTHONPATH": str(root)}
+  go_on = lambda *more: subprocess.run(
+    [*study, *more], cwd=root, env=environment, capture_output=True, text=True
+  )
+  first = go_on("--most=1")
+  assert first.returncode == 0, first.stderr
+  assert "| as configured |" in first.stdout and "EMA" not in first.stdout
+  kept = (tmp_path / "as_configured" / "results.json").stat().st_mtime_ns
+  rest = go_on()
+  assert rest.returncode == 0, rest.stderr
+  lines = (tmp_path / "study.md").read_text().splitlines()
+  assert [line.split(" | ")[0] for line in lines[2:]] == [
+    "| as configured", "| last weights, no EMA", "| learning rate 0.0005",
+    "| guidance 0", "| 2 steps a stage",
+  ]  # fmt: skip
+  assert (
+    tmp_path / "as_configured" / "results.json"
+  ).stat().st_mtime_ns == kept
