@@ -165,6 +165,7 @@ def test_the_command_scores_a_folder(tmp_path, true_clips, dataset):
                f"out={tmp_path}")  # fmt: skip
   assert result.code == 0, result.err
   assert "| all correct | 100.0% (56.6% to 100.0%) |" in result.out
+  assert "| all but motion | 100.0% (56.6% to 100.0%) |" in result.out
   found = json.loads((tmp_path / "results.json").read_text())
   assert [c["prompt"] for c in found["clips"]] == [c.caption for c in HELDOUT]
   assert found["summary"]["all correct"] == {
