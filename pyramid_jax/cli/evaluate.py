@@ -66,7 +66,13 @@ def generate(dataset, out: pathlib.Path):
   from pyramid_jax.generate.pipeline import Pipeline
 
   config, _ = checkpoint.read_meta(F.workdir, "dit")
-  dataset = dataset or shapes_run.Dataset(F.shapes or config.videos.path)
+  if not dataset:
+    if not config.videos.path:
+      raise ConfigError(
+        f"the run in {F.workdir} names no dataset of shapes; say with --shapes "
+        "which one it was trained on."
+      )
+    dataset = shapes_run.Dataset(config.videos.path)
   if F.prompts == "heldout":
     questions = dataset.heldout(F.n)
   else:

@@ -45,6 +45,7 @@ def markdown(found: dict[str, Any], n: int) -> str:
   """The summary as tables."""
   lines = [f"| {n} clips | rate (95% interval) |", "|---|---|"]
   rates = {**found["attributes"], "all correct": found["all correct"],
+           "all but motion": found["windows"][0]["kept"],
            "something unasked": found["unasked"]}  # fmt: skip
   lines += [f"| {name} | {rate} |" for name, rate in rates.items()]
   lines += ["", "| all correct by | clips | rate (95% interval) |",
@@ -57,7 +58,7 @@ def markdown(found: dict[str, Any], n: int) -> str:
             ("flicker", "color drift")]  # fmt: skip
   lines += [f"| shape drift, of 1 | {found['shape drift']:.3f} |"]
   if len(found["windows"]) > 1:
-    lines += ["", "| window | object kept | all correct | colour change |",
+    lines += ["", "| window | all but motion | all correct | color change |",
               "|---|---|---|---|"]  # fmt: skip
     for i, w in enumerate(found["windows"], 1):
       change = f"{w['color change']:.1f}"

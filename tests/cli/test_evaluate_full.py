@@ -1,0 +1,78 @@
+"""pyramid-evaluate with a model: clips are made once, whatever happens."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+
+from pyramid_jax.generate import export
+from tests import tiny
+from tests.commands import refused, run
+
+
+def evaluate(workdirs, out, *more):
+  return ("evaluate", f"workdir={workdirs.dit}", f"shapes={workdirs.shapes}",
+          f"out={out}", "n=3", "batch=2", *more)  # fmt: skip
+
+
+def test_a_second_run_makes_what_is_missing_and_the_same_results(
+  tmp_path, workdirs
+):
+  result = run(*evaluate(workdirs, tmp_path))
+  assert result.code == 0, result.err
+  assert "| background |" in result.out
+  clips = sorted((tmp_path / "clips").glob("*.mp4"))
+  assert [c.name for c in clips] == ["00000.mp4", "00001.mp4", "00002.mp4"]
+  first = json.loads((tmp_path / "results.json").read_text())
+  kept = clips[0].stat().st_mtime_ns
+  pixels = export.read_mp4(clips[2])[0]
+  clips[2].unlink()
+  assert run(*evaluate(workdirs, tmp_path)).code == 0
+  assert clips[0].stat().st_mtime_ns == kept
+  np.testing.assert_array_equal(export.read_mp4(clips[2])[0], pixels)
+  assert json.loads((tmp_path / "results.json").read_text()) == first
+  refused(
+    r"other settings \(its -> now\): guidance: 2\.0 -> 1\.0\. Choose another",
+    *evaluate(workdirs, tmp_path, "guidance=1"),
+  )
+
+
+def test_clips_that_go_on_from_an_image_are_scored_after_it(tmp_path, workdirs):
+  result = run(*evaluate(workdirs, tmp_path, "given=1"))
+  assert result.code == 0, result.err
+  found = json.loads((tmp_path / "results.json").read_text())
+  assert found["settings"]["given"] == 1
+  assert [c["frames"] for c in found["clips"]] == [5, 5, 5]
+
+
+def test_the_study_fills_its_table_variant_by_variant(tmp_path, workdirs):
+  study = [
+    sys.executable, "benchmarks/shapes_study.py", "--tiny", "--stages=2",
+    "--n=2", "--batch=2", f"--config={tiny.__file__}",
+    f"--workdir={workdirs.dit}", f"--out={tmp_path}",
+    f"--train=--data={workdirs.latents}",
+    f"--train=--config.text.path={workdirs.text}",
+    f"--evaluate=--shapes={workdirs.shapes}",
+  ]  # fmt: skip
+  root = pathlib.Path(__file__).parents[2]
+  environment = {**os.environ, "PYTHONPATH": str(root)}
+  go_on = lambda *more: subprocess.run(
+    [*study, *more], cwd=root, env=environment, capture_output=True, text=True
+  )
+  first = go_on("--most=1")
+  assert first.returncode == 0, first.stderr
+  assert "| as configured |" in first.stdout and "EMA" not in first.stdout
+  kept = (tmp_path / "as_configured" / "results.json").stat().st_mtime_ns
+  rest = go_on()
+  assert rest.returncode == 0, rest.stderr
+  lines = (tmp_path / "study.md").read_text().splitlines()
+  assert [line.split(" | ")[0] for line in lines[2:]] == [
+    "| as configured", "| last weights, no EMA", "| learning rate 0.0005",
+    "| guidance 0", "| 2 steps a stage",
+  ]  # fmt: skip
+  assert (
+    tmp_path / "as_configured" / "results.json"
+  ).stat().st_mtime_ns == kept

@@ -1,0 +1,193 @@
+"""Clips are made once, read from files, and refused where they must be."""
+
+import json
+import types
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pyramid_jax.config import ConfigError, GenerateConfig
+from pyramid_jax.data import shapes
+from pyramid_jax.data.shapes_store import ShapesConfig, write
+from pyramid_jax.evals import shapes_report, shapes_run
+from pyramid_jax.evals.shapes_run import Question, begin, score_files
+from pyramid_jax.evals.shapes_score import Seen
+from pyramid_jax.generate import export
+from tests.commands import refused, run
+
+HELDOUT = [shapes.render(i, 0, 9, split="heldout") for i in range(5)]
+QUESTIONS = [Question(clip.caption, clip.video) for clip in HELDOUT]
+OPTIONS = GenerateConfig(height=64, width=64, frames=9)
+
+
+def save(path, video, **metadata):
+  with export.mp4_writer(path, 24, metadata, lossless=True) as append:
+    append(video)
+  return path
+
+
+@pytest.fixture(scope="module")
+def true_clips(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("clips")
+  for i, clip in enumerate(HELDOUT):
+    save(folder / f"{i}.mp4", clip.video, prompt=clip.caption, frames=9)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("shapes") / "data"
+  return write(folder, ShapesConfig(clips=6, heldout=2, frames=9))
+
+
+def test_a_lossless_file_holds_the_very_pixels(tmp_path):
+  rng = np.random.default_rng(0)
+  noise = rng.integers(0, 256, (3, 31, 33, 3), dtype=np.uint8)  # odd sizes too
+  path = save(tmp_path / "a.mp4", noise, prompt="noise")
+  frames, metadata = export.read_mp4(path)
+  np.testing.assert_array_equal(frames, noise)
+  assert metadata == {"prompt": "noise"}
+
+
+def test_heldout_clips_beyond_the_stored_ones_are_drawn_like_them(dataset):
+  opened = shapes_run.Dataset(dataset)
+  found = opened.heldout(5)
+  assert [q.prompt for q in found] == [c.caption for c in HELDOUT]
+  for q, clip in zip(found, HELDOUT, strict=True):
+    np.testing.assert_array_equal(q.truth, clip.video)
+  assert opened.frames == 9
+  assert opened.seen.captions == {shapes.render(i, 0, 9).caption
+                                  for i in range(6)}  # fmt: skip
+
+
+def test_only_missing_clips_are_generated(tmp_path, monkeypatch):
+  made = []
+
+  def generate(pipeline, requests, *, seed, first, lossless, **options):
+    assert lossless and seed == 3
+    made.append((first, len(requests)))
+    for request in requests:
+      assert request.given is None
+      save(request.path, HELDOUT[0].video, prompt=request.prompt)
+
+  monkeypatch.setattr(shapes_run, "generate_clips", generate)
+  pipeline = types.SimpleNamespace(options=lambda **changes: OPTIONS)
+  again = lambda: shapes_run.generate_missing(
+    pipeline, QUESTIONS, tmp_path, seed=3, batch=2
+  )
+  paths = again()
+  assert made == [(0, 2), (2, 2), (4, 1)]
+  made.clear()
+  assert again() == paths and made == []
+  paths[3].unlink()
+  again()
+  assert made == [(2, 2)]
+
+
+@pytest.mark.parametrize(
+  "given, questions, options, message",
+  [
+    (8, QUESTIONS, {}, r"given 8 is not 8 n \+ 1 below the clip's 9 frames"),
+    (9, QUESTIONS, {}, r"given 9 is not 8 n \+ 1 below"),
+    (17, QUESTIONS, {"frames": 33}, r"given 17 is more than a clip has: 9"),
+    (1, [Question("x")], {}, r"have no true clips to go on from"),
+    (1, QUESTIONS, {"height": 32}, r"frames of 64 x 64, asked are 32 x 64"),
+  ],
+)
+def test_frames_that_cannot_be_gone_on_from_are_told(
+  tmp_path, given, questions, options, message
+):
+  settings = GenerateConfig(
+    **{"height": 64, "width": 64, "frames": 9, **options}
+  )
+  pipeline = types.SimpleNamespace(options=lambda **changes: settings)
+  with pytest.raises(ConfigError, match=message):
+    shapes_run.generate_missing(
+      pipeline, questions, tmp_path, seed=0, batch=2, given=given
+    )
+
+
+def test_clips_of_other_settings_are_not_mixed(tmp_path):
+  begin(tmp_path, {"guidance": 4.0, "steps": (8, 8)})
+  begin(tmp_path, {"guidance": 4.0, "steps": (8, 8)})
+  with pytest.raises(ConfigError, match=r"guidance: 4\.0 -> 5\.0"):
+    begin(tmp_path, {"guidance": 5.0, "steps": (8, 8)})
+  (tmp_path / "settings.json").unlink()
+  save(tmp_path / "clips" / "0.mp4", HELDOUT[0].video)
+  with pytest.raises(ConfigError, match="clips without settings.json"):
+    begin(tmp_path, {})
+
+
+def test_files_that_cannot_be_scored_are_told(tmp_path):
+  clip, path = HELDOUT[0], tmp_path / "a.mp4"
+  one = lambda **more: score_files([path], Seen(), 9, **more)
+  save(path, clip.video)
+  with pytest.raises(ConfigError, match=r"a\.mp4 does not say its prompt"):
+    one()
+  save(path, clip.video, prompt="a cat")
+  with pytest.raises(ConfigError, match=r"a\.mp4: 'a cat' is no caption of"):
+    one()
+  save(path, clip.video, prompt=clip.caption, frames=17)
+  with pytest.raises(ConfigError, match=r"has 9 frames, it should have 17"):
+    one()
+  save(path, clip.video[:1], prompt=clip.caption, frames=1)
+  with pytest.raises(ConfigError, match=r"from 1 frames after the 0 given"):
+    one()
+  save(path, clip.video, prompt=clip.caption, frames=9)
+  with pytest.raises(ConfigError, match=r"a\.mp4 shows .*choose another --out"):
+    one(questions=[Question(HELDOUT[1].caption)])
+  path.write_bytes(path.read_bytes()[:-2000])
+  with pytest.raises(ConfigError, match=r"a\.mp4 cannot be read as a video"):
+    one()
+  with pytest.raises(ConfigError, match="no mp4 files"):
+    score_files([], Seen(), 9)
+
+
+def test_a_misread_clip_is_named_beside_what_was_read(tmp_path):
+  record = shapes_run.score(HELDOUT[0].caption, HELDOUT[0].video, 9)
+  assert shapes_report.verdict(record) == "HIT"
+  other = "red" if "red" not in HELDOUT[0].caption else "yellow"
+  color = shapes.parse_caption(HELDOUT[0].caption)["objects"][0]["color"]
+  wrong = HELDOUT[0].caption.replace(f" {color} ", f" {other} ")
+  record = shapes_run.score(wrong, HELDOUT[0].video, 9)
+  assert shapes_report.verdict(record) == f"MISS (color {color})"
+
+
+def test_the_sheet_shows_hits_and_misses_alike():
+  right = [{"all_correct": i % 5 > 0} for i in range(20)]
+  assert shapes_report.choose(right, 8) == [1, 2, 3, 4, 0, 5, 10, 15]
+  assert shapes_report.choose(right[1:5], 8) == [0, 1, 2, 3]
+
+
+def test_the_command_scores_a_folder(tmp_path, true_clips, dataset):
+  result = run("evaluate", f"clips={true_clips}", f"shapes={dataset}",
+               f"out={tmp_path}")  # fmt: skip
+  assert result.code == 0, result.err
+  assert "| all correct | 100.0% (56.6% to 100.0%) |" in result.out
+  assert "| all but motion | 100.0% (56.6% to 100.0%) |" in result.out
+  found = json.loads((tmp_path / "results.json").read_text())
+  assert [c["prompt"] for c in found["clips"]] == [c.caption for c in HELDOUT]
+  assert found["summary"]["all correct"] == {
+    "hits": 5, "n": 5, "low": pytest.approx(0.5655, abs=1e-4), "high": 1.0,
+  }  # fmt: skip
+  assert (tmp_path / "results.md").read_text().strip() in result.out
+  assert PIL.Image.open(tmp_path / "sheet.png").size[1] > 5 * 96
+
+
+def test_what_cannot_be_evaluated_is_one_line(tmp_path, true_clips):
+  out = f"out={tmp_path / 'out'}"
+  for arguments, message in (
+    ([out], r"--workdir \(Workdir of pyramid-train\) is missing"),
+    ([out, "clips=none"], r"--clips=none holds no mp4 file"),
+    ([out, "clips=none", "workdir=x"], r"--workdir or --clips, not both"),
+    ([out, "workdir=none"], r"none has no checkpoint"),
+    ([out, f"clips={true_clips}", "shapes=none"], r"not a complete dataset"),
+  ):
+    refused(message, "evaluate", *arguments)
+  assert not list(tmp_path.iterdir())
+  with pytest.raises(ConfigError, match="neither 'heldout' nor a file"):
+    shapes_run.read_prompts(tmp_path / "none.txt", 3)
+  (tmp_path / "a.txt").write_text("a cat\n")
+  with pytest.raises(ConfigError, match="'a cat' is no caption"):
+    shapes_run.read_prompts(tmp_path / "a.txt", 3)
