@@ -114,7 +114,8 @@ def tokens(store: LatentStore, config: Config) -> Lines:
   for stage in range(flow.stages):
     mine = samples.latent[samples.stage[:, 0] == stage]
     yield from _histogram(f"stage {stage} tokens", mine)
-  yield from _histogram("text tokens", store.lengths.text)
+  text = store.lengths.text  # 0 where a clip has fewer captions than another
+  yield from _histogram("text tokens", text[text > 0])
 
 
 def progress(path: pathlib.Path) -> Lines:
