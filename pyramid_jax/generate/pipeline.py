@@ -8,6 +8,7 @@ pixels.
 """
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -205,7 +206,9 @@ class Pipeline:
     )  # fmt: skip
     chunks = (ends[-1] for ends in units)
     if not self._params.stays:  # the transformer goes before the VAE comes
-      chunks = [np.asarray(chunk) for chunk in chunks]
+      kept = [np.asarray(chunk) for chunk in chunks]
+      place = functools.partial(sharding.place_batch, self.mesh)
+      chunks = (place(chunk, len(chunk)) for chunk in kept)
     with self.phases.timed("VAE"):
       stream = self.vae.decode_stream(chunks, options.tile)
     while True:
@@ -257,7 +260,7 @@ class Pipeline:
       ids = [f"{seed} {number}" for number in numbers]
       prefix = self._encode(np.asarray(fill(given)), ids, options.tile)
       self._vae.release()
-      yield (jnp.asarray(prefix),)
+      yield (sharding.place_batch(self.mesh, prefix, len(prefix)),)
     self._progress = progress or (lambda: None)
     velocity = self._counted if progress else self._velocity
     with self.phases.timed("transformer"):
