@@ -196,21 +196,6 @@ def test_progress_counts_every_call_of_the_transformer(pipeline, frames):
   assert len(calls) == sum(g.steps) + 2 * sum(g.video_steps)
 
 
-def test_tiles_do_not_depend_on_how_the_clip_is_cut_in_time(pipeline):
-  z = np.random.default_rng(0).normal(size=(1, 5, 16, 16, 4))
-  z = z.astype(np.float32)
-  whole = lambda *sizes, tile=0: np.concatenate(
-    list(pipeline.vae.decode_stream(np.split(z, sizes, 1), tile)), 1
-  )
-  tiled = whole(tile=16)
-  assert tiled.shape == whole().shape == (1, 9, 32, 32, 3)
-  np.testing.assert_array_equal(whole(tile=32), whole())
-  np.testing.assert_allclose(
-    whole(1, 2, 4, tile=16).astype(int), tiled.astype(int), atol=1
-  )
-  assert (tiled != whole()).any()  # each tile sees less
-
-
 def test_another_text_encoder_is_refused(workdirs, tmp_path):
   write_tiny_text_encoders(tmp_path / "text", [RED, BLUE], seed=9)
   with pytest.raises(

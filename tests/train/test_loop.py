@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -122,23 +123,23 @@ def test_a_finished_run_is_left_alone(store, tmp_path):
   ],
 )
 def test_another_model_or_data_is_refused_by_name(
-  store, tmp_path, change, message
+  store, whole, change, message
 ):
-  train(small_run.config(store, 1), tmp_path)
   with pytest.raises(CheckpointError, match=message):
-    train(small_run.config(store, 2, **change), tmp_path)
+    train(small_run.config(store, STEPS + 1, **change), whole[2])
 
 
 def test_other_rows_are_gone_on_with_if_that_is_asked_for(
-  store, tmp_path, caplog
+  store, whole, tmp_path, caplog
 ):
-  train(small_run.config(store, 1), tmp_path)
+  run = shutil.copytree(whole[2], tmp_path / "run")
   other = {"latents__window": 17}
-  train(small_run.config(store, 2, **other, train__new_data=True), tmp_path)
+  asked = small_run.config(store, STEPS + 1, **other, train__new_data=True)
+  train(asked, run)
   assert "config.latents.window: 16 -> 17" in caplog.text
   # from then on they are the run's own
-  train(small_run.config(store, 3, **other), tmp_path)
-  assert sorted(losses(tmp_path)) == [1, 2, 3]
+  train(small_run.config(store, STEPS + 2, **other), run)
+  assert sorted(losses(run)) == list(range(1, STEPS + 3))
 
 
 def poison(step):
