@@ -18,6 +18,8 @@ COLLECTIVES = (
   "all-to-all",
   "collective-permute",
 )
+# of which the first half is a tuple of what goes in and what comes out
+ASYNC = ("all-gather", "reduce-scatter", "collective-permute")
 # what reads and writes no memory by itself
 FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while",
@@ -161,12 +163,13 @@ class Module:
     """(kind, bytes, devices of a group) of an instruction or a fusion's."""
     kind = line.kind.removesuffix("-start")
     if kind in COLLECTIVES:
-      size = bytes_of(line.shape)
-      pair = line.kind.endswith("-start") and line.shape.startswith("(")
-      if pair and kind in ("all-gather", "collective-permute"):
-        size = max(map(bytes_of, _parts(line.shape)))  # operand and result
-      group = group_size(line.rest)
-      yield kind, size * (group if kind == "reduce-scatter" else 1), group
+      size, group = bytes_of(line.shape), group_size(line.rest)
+      if kind in ASYNC and line.kind.endswith("-start"):
+        # of all that is sent together: (operands, results, signals)
+        size = max(map(bytes_of, _members(line.shape)))
+      elif kind == "reduce-scatter":
+        size *= group
+      yield kind, size, group
     elif line.kind == "fusion":
       inside = [x for c in self.called(line) for x in self.computations[c]]
       # TPUs: an all-reduce of which each keeps a part
@@ -256,7 +259,20 @@ class Module:
 
 
 def _parts(shape: str) -> list[str]:
+  """The arrays of a shape."""
   return [m[0] for m in _SHAPE.finditer(shape)]
+
+
+def _members(shape: str) -> list[str]:
+  """The members of a tuple, which may be tuples; an array alone is its own."""
+  members, depth = [""], 0
+  for c in shape.removeprefix("(").removesuffix(")"):
+    if c == "," and not depth:
+      members.append("")
+      continue
+    depth += (c in "([{") - (c in ")]}")
+    members[-1] += c
+  return members
 
 
 def group_size(attributes: str) -> int:

@@ -173,7 +173,7 @@ def _changes(config: Config) -> Iterator[tuple[str, Config]]:
   for rows in (config.latents.rows // 2, config.latents.rows * 2):
     if rows:
       yield f"rows {rows}", jobs.with_rows(config, rows)
-  for remat in ("none", "attention", "layer"):
+  for remat in ("none", "matmuls", "attention", "layer"):
     if remat != config.model.remat:
       model = dataclasses.replace(config.model, remat=remat)
       yield f"remat {remat}", dataclasses.replace(config, model=model)

@@ -95,6 +95,40 @@ def test_tpu_layouts_and_reduced_scatters_are_read():
   assert module.traffic() == 128.0  # the result stays on the chip
 
 
+@pytest.mark.parametrize(
+  "line, kind, size",
+  [
+    (
+      "((bf16[16,4]{1,0}, f32[16]{0}), (bf16[2,4]{1,0}, f32[2]{0})) "
+      "reduce-scatter-start(%a, %b)",
+      "reduce-scatter",
+      16 * 4 * 2 + 16 * 4,
+    ),
+    (
+      "((bf16[2,4]{1,0:T(8,128)(2,1)}, f32[2]{0}), (bf16[16,4]{1,0}, "
+      "f32[16]{0})) all-gather-start(%a, %b)",
+      "all-gather",
+      16 * 4 * 2 + 16 * 4,
+    ),
+    (
+      "(f32[2]{0}, f32[16]{0}, u32[]{:S(2)}) all-gather-start(%a)",
+      "all-gather",
+      16 * 4,
+    ),
+    ("(f32[16]{0}, f32[8]{0}) all-reduce-start(%a, %b)", "all-reduce", 96),
+    ("f32[2]{0} reduce-scatter(%a)", "reduce-scatter", 16 * 4),
+  ],
+)
+def test_an_exchange_of_many_arrays_counts_each_once(line, kind, size):
+  module = hlo.Module(
+    "ENTRY %main (a: f32[16]) -> f32[2] {\n"
+    f"  %x = {line}, replica_groups=[4,8]<=[32]\n"
+    "}\n"
+  )
+  ((found, group, count, total, _),) = module.collectives()
+  assert (found, group, count, total) == (kind, 8, 1, size)
+
+
 def test_what_a_compiler_lacks_is_read_from_its_message():
   message = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of
 memory in memory space hbm. Used 17.50G of 15.75G hbm.
