@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from pyramid_jax.config import ConfigError
-from pyramid_jax.cost import flops, gpu_targets
+from pyramid_jax.cost import arrays, flops, gpu_targets
 from pyramid_jax.cost.chips import Target
 from pyramid_jax.cost.hlo import Collective, Module
 from pyramid_jax.cost.jobs import Job
@@ -136,10 +136,11 @@ def compile_job(
     times=job.times,
   )
   if compiled is None:
-    used, largest = exhausted(text)
+    total, largest = exhausted(text, sum(parts.values()))
     return Compiled(
-      **common, temp=used - sum(parts.values()), total=used, fits=False,
-      largest=largest, counted=math.nan, traffic=math.nan, collectives=[],
+      **common, temp=total - sum(parts.values()), total=total, fits=False,
+      largest=largest or arrays.largest(program.jaxpr, size), counted=math.nan,
+      traffic=math.nan, collectives=[],
     )  # fmt: skip
   module = Module(_text(compiled))
   memory = compiled.memory_analysis()
@@ -188,9 +189,20 @@ def tree_bytes(tree: Any) -> float:
   return float(sum(map(one, jax.tree.leaves(tree))))
 
 
-def exhausted(message: str) -> tuple[float, list[tuple[float, str, str]]]:
-  """(bytes needed, largest buffers) from what a compiler says it lacks."""
-  used = re.search(r"Used ([\d.]+)([BKMG]) of", message)
+def exhausted(
+  message: str, arguments: float
+) -> tuple[float, list[tuple[float, str, str]]]:
+  """(bytes needed, largest buffers) from what a compiler says it lacks.
+
+  Where the temporaries alone are more than there is, it stops early: it then
+  counts neither the `arguments` nor any buffer.
+  """
+  size = r"([\d.]+)([BKMG])\b"
+  used = re.search(rf"Used {size} of", message)
+  early = re.search(rf"HLO temporaries \({size}\)", message)
+  total = _bytes(used) if used else math.nan
+  if early:
+    total = _bytes(early) + arguments
   largest = []
   for entry in re.split(r"\n\s+\d+\. Size: ", message)[1:]:
     size = re.match(r"([\d.]+)([BKMG])", entry)
@@ -203,7 +215,7 @@ def exhausted(message: str) -> tuple[float, list[tuple[float, str, str]]]:
         what[1] if what else "argument",
       )
     )
-  return (_bytes(used) if used else math.nan), largest[:8]
+  return total, largest[:8]
 
 
 def _bytes(match: re.Match) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from pyramid_jax.cost import hlo
+from pyramid_jax.cost import arrays, hlo
 from pyramid_jax.cost.compile import exhausted
 
 
@@ -142,12 +142,38 @@ memory in memory space hbm. Used 17.50G of 15.75G hbm.
   2. Size: 512.00M
      Shape: bf16[16384,16384]{1,0}
 """
-  total, largest = exhausted(message)
+  total, largest = exhausted(message, 1.0)
   assert total == 17.5 * 2**30
   assert largest == [
     (3.5 * 2**30, "f32[30000,30000]", "jit(step)/dot_general"),
     (512 * 2**20, "bf16[16384,16384]", "argument"),
   ]
+
+
+def test_what_is_lacking_early_is_read_from_its_message_too():
+  message = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+    "for HLO temporaries (141.83G) exceeds available HBM (95.74G).\n"
+  )
+  total, largest = exhausted(message, arguments=5e9)
+  assert total == 141.83 * 2**30 + 5e9 and largest == []
+
+
+def test_of_a_traced_program_the_largest_arrays_are_those_that_loops_keep():
+  def layer(x, w):
+    return jnp.tanh(x @ w), None
+
+  def loss(w, x):
+    return jax.lax.scan(layer, x, w)[0].sum()
+
+  program = jax.make_jaxpr(jax.grad(loss))(
+    jnp.ones((6, 8, 8)), jnp.ones((32, 8))
+  )
+  found = arrays.largest(program, devices=4)
+  size, shape, what = found[0]
+  assert (size, shape) == (6 * 32 * 8 * 4 / 4, "f32[6,32,8]")
+  assert what.endswith(", of all 6 steps of a loop")
+  assert [x[0] for x in found] == sorted((x[0] for x in found), reverse=True)
 
 
 def test_bytes_of_tuples_and_small_types():
