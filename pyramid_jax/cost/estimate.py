@@ -174,7 +174,7 @@ def run(
   )
 
 
-def days_alike(run: Run, config: Config, other: Config, target: Target):
+def days_alike(run: Run, other: Config, target: Target) -> float:
   """Days of another stage of the curriculum at this one's utilisation."""
   need = model_flops(other, measure(other, target.chip.tile))
   peak = target.total * target.chip.peak
