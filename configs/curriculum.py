@@ -78,10 +78,11 @@ STAGES = {
 
 
 BEFORE = {"384p_2s": "image", "384p_5s": "384p_2s", "768p": "384p_5s"}
+REMAT = "matmuls"  # docs/scale.md says why
 MODELS = {
-  "mmdit": dict(text=dict(path="text_encoders")),
+  "mmdit": dict(model=dict(remat=REMAT), text=dict(path="text_encoders")),
   "miniflux": dict(
-    model=dataclasses.asdict(MINIFLUX),
+    model=dict(dataclasses.asdict(MINIFLUX), remat=REMAT),
     text=dict(path="text_encoders", kind="flux"),
   ),
 }
