@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from pyramid_jax.config import ConfigError
+from pyramid_jax.flow.plan import Plan
 from pyramid_jax.generate import export
 from pyramid_jax.generate.pipeline import Pipeline
 
@@ -116,6 +118,44 @@ def generate_clips(
       columns.insert(0, ("ground truth", [r.truth for r in requests]))
     export.contact_sheet(sheet, [r.prompt for r in requests], columns)
   return clips
+
+
+def model_calls(plan: Plan, start: Sequence[np.ndarray | None]) -> int:
+  """How often a batch calls the transformer; given units are not generated."""
+  first, later = sum(plan.steps), sum(plan.later_steps)
+  if start[0] is None:
+    return first + (plan.units - 1) * later
+  return (plan.units - (len(start[0]) + 7) // 8) * later
+
+
+def frame_bar(requests: Sequence[Request], frames: int, **options: Any) -> tqdm:
+  """A bar of all frames, at those of the clips that are there."""
+  there = sum(request.path.exists() for request in requests)
+  return tqdm(
+    total=len(requests) * frames, initial=there * frames, unit="frame",
+    disable=None, **options,
+  )  # fmt: skip
+
+
+def generate_missing(
+  pipeline: Pipeline, requests: Sequence[Request], *, batch: int, **options: Any
+) -> int:
+  """Makes the clips whose files are not there, and keeps none in memory.
+
+  Args:
+    pipeline: of the model.
+    requests: the clips, each with its number.
+    batch: clips generated together.
+    **options: as of `generate_clips`.
+
+  Returns:
+    How many it made.
+  """
+  todo = [r for r in requests if not r.path.exists()]
+  for start in range(0, len(todo), batch):
+    part = todo[start : start + batch]
+    generate_clips(pipeline, part, batch=batch, **options)
+  return len(todo)
 
 
 def check_writable(path: pathlib.Path):
