@@ -46,7 +46,7 @@ def main() -> int:
   from pyramid_jax.cost import chips
 
   target = chips.target(F.topology, F.platform, F.slices)
-  config = config_flag.get()
+  asked = config_flag.get()
   others = [(path, config_flag.read(path)) for path in F.stages]
   if F.vae + F.generate + F.sweep > 1:
     raise ConfigError(
@@ -56,8 +56,9 @@ def main() -> int:
   compilers.prepare(target)
   from pyramid_jax.cost import jobs, plan, report
 
-  if F.vae:
-    config = jobs.of_vae(config)
+  asked = jobs.of_vae(asked) if F.vae else asked
+  config = asked if F.generate else plan.suited(asked, target)
+  show(report.advice(asked, config))
   limit = F.hbm_gib * chips.GIB if F.hbm_gib else None
   options = dict(limit=limit, quick=F.quick)
   plans = []

@@ -80,6 +80,27 @@ def make(
     yield _plan(config, target, whole, workload, job, compiled, generate)
 
 
+def suited(config: Config, target: Target) -> Config:
+  """The config, with as many devices to a row as its rows are too few for.
+
+  Where its mesh leaves an axis to the number of devices and so has more of
+  them than rows, heads and MLP are split (axis tensor) until rows divide;
+  a config that cannot be mended so is given back as it is, to be refused.
+  """
+  mesh, rows = estimate.mesh_of(config, target), config.latents.rows
+  batch = mesh["data"] * mesh["fsdp"]
+  free = -1 in (config.mesh.data, config.mesh.fsdp)
+  if config.kind != "dit" or not free or rows % batch == 0:
+    return config
+  for share in range(2, batch + 1):
+    tensor = share * mesh["tensor"]
+    divides = batch % share == 0 and config.model.heads % tensor == 0
+    if divides and rows % (batch // share) == 0:
+      changed = dataclasses.replace(config.mesh, tensor=tensor)
+      return dataclasses.replace(config, mesh=changed)
+  return config
+
+
 def one_slice(config: Config, slices: int) -> Config:
   """What one of several slices does.
 

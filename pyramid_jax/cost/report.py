@@ -11,6 +11,17 @@ from pyramid_jax.cost.plan import Plan
 Lines = list[tuple[str, str]]
 
 
+def advice(config: Config, suited: Config) -> str:
+  """What a run needs to be planned, in words; see `plan.suited`."""
+  rows, tensor = config.latents.rows, suited.mesh.tensor
+  if suited == config:
+    return ""
+  return (
+    f"{rows} rows are fewer than devices: heads and MLP are split, as by "
+    f"--config.mesh.tensor={tensor}"
+  )
+
+
 def lines(plan: Plan) -> Lines:
   """(label, text) of everything that is known of a plan."""
   compiled = plan.compiled

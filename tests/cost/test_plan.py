@@ -215,3 +215,30 @@ def test_days_of_other_stages_follow_from_this_ones_utilisation():
   assert lines["longer.py"].startswith("30 steps: ")
   hours = 24 * 8 * (1 + share) * run.days
   assert lines["all stages"].endswith(f"days, {hours:,.0f} chip-hours")
+
+
+@pytest.mark.parametrize(
+  "model, topology, mesh, tensor",
+  [
+    ("mmdit", "v5p:8x8x16", {}, 8),  # 1024 devices for 128 rows
+    ("mmdit", "v5p:4x4x4", {}, 1),
+    ("mmdit", "v6e:16x16", {"tensor": 2}, 2),
+    ("mmdit", "v6e:16x16", {}, 2),
+    ("mmdit", "h100:256", {"data": -1, "fsdp": 8}, 2),
+    ("miniflux", "v5p:4x8x8", {}, 2),
+    ("miniflux", "v5p:8x8x8", {}, 1),  # 4 do not divide 30 heads: refused
+    ("mmdit", "v6e:16x16", {"fsdp": 256}, 1),  # as it is asked for: refused
+  ],
+)
+def test_devices_share_rows_where_there_are_more_devices(
+  model, topology, mesh, tensor
+):
+  made = runpy.run_path(str(ROOT / "configs" / "curriculum.py"))
+  config = from_dict(Config, made["get_config"](f"{model}_768p"))
+  changed = dataclasses.replace(config.mesh, **mesh)
+  config = dataclasses.replace(config, mesh=changed)
+  target = chips.target(topology)
+  found = plan.suited(config, target)
+  assert found.mesh.tensor == tensor
+  asked = f"--config.mesh.tensor={tensor}" in report.advice(config, found)
+  assert asked == (found != config)
