@@ -207,38 +207,74 @@ class Module:
     return moved
 
   def _fusion(self, called: str, line: Line, operands: list[str]) -> float:
-    """A fusion reads of an operand the parts that it slices, where it does."""
-    size = functools.partial(bytes_of, vector_memory=False)
-    lines = self.computations[called]
-    shapes = self._shapes(called)
-    users = collections.defaultdict(list)
-    for x in lines:
-      for name in x.operands:
-        users[name].append(x)
+    """What a fusion reads of its operands and writes of its results."""
     total = 0.0
-    for x in lines:
-      if x.kind != "parameter":
-        continue
-      number = int(x.rest.split(")")[0])
-      whole = operands[number] if number < len(operands) else x.shape
-      uses = users[x.name]
-      if uses and all(u.kind in ("dynamic-slice", "slice") for u in uses):
-        if size(whole):
-          total += sum(bytes_of(u.shape) for u in uses)
-      elif not self._overwritten(x, uses):
-        total += size(whole)
-    root = next((x for x in lines if x.root), None)
-    if root is not None and root.kind == "dynamic-update-slice":
-      return total + bytes_of(shapes.get(root.operands[1], ""))
-    return total + size(line.shape)
+    for x in self.computations[called]:
+      if x.kind == "parameter":
+        number = int(x.rest.split(")")[0])
+        whole = operands[number] if number < len(operands) else x.shape
+        if bytes_of(whole, vector_memory=False):
+          total += min(self._read(called, x.name), bytes_of(whole))
+    results = zip(_parts(line.shape), self._results(called), strict=True)
+    for shape, written in results:
+      if bytes_of(shape, vector_memory=False):
+        total += written
+    return total
 
-  @staticmethod
-  def _overwritten(parameter: Line, uses: list[Line]) -> bool:
-    """Whether a part of an operand is written in place, the rest not read."""
-    return bool(uses) and all(
-      u.kind == "dynamic-update-slice" and u.operands[0] == parameter.name
-      for u in uses
+  def _read(self, computation: str, name: str) -> float:
+    """Bytes that are read of an array: of what is sliced, the slices."""
+    total = 0.0
+    for user in self._users(computation)[name]:
+      operands = user.operands
+      if user.kind in ("dynamic-slice", "slice"):
+        total += bytes_of(user.shape)
+      elif user.kind == "bitcast":
+        total += self._read(computation, user.name)
+      elif user.kind == "fusion" and (called := self.called(user)):
+        for i, operand in enumerate(operands):
+          if operand == name:
+            total += self._read(called[0], self._parameter(called[0], i))
+      elif user.kind != "dynamic-update-slice" or operands[0] != name:
+        return bytes_of(self._shapes(computation)[name])
+    return total
+
+  def _results(self, computation: str) -> list[float]:
+    """Bytes that are written of each result: where in place, the part."""
+    lines = {x.name: x for x in self.computations[computation]}
+    root = next(x for x in lines.values() if x.root)
+
+    def written(line: Line) -> float:
+      if line.kind == "bitcast" and line.operands[0] in lines:
+        return written(lines[line.operands[0]])
+      if line.kind == "dynamic-update-slice":
+        return bytes_of(lines[line.operands[1]].shape)
+      if line.kind == "fusion" and (called := self.called(line)):
+        return sum(self._results(called[0]))
+      return bytes_of(line.shape)
+
+    if root.kind == "tuple":
+      return [written(lines[name]) for name in root.operands]
+    if root.kind == "fusion" and (called := self.called(root)):
+      return self._results(called[0])
+    if root.shape.startswith("("):
+      return [bytes_of(part) for part in _parts(root.shape)]
+    return [written(root)]
+
+  def _parameter(self, computation: str, number: int) -> str:
+    """The name of a computation's parameter."""
+    return next(
+      x.name
+      for x in self.computations[computation]
+      if x.kind == "parameter" and int(x.rest.split(")")[0]) == number
     )
+
+  @functools.cache  # noqa: B019  a module lives briefly
+  def _users(self, computation: str) -> dict[str, list[Line]]:
+    users = collections.defaultdict(list)
+    for line in self.computations.get(computation, ()):
+      for name in dict.fromkeys(line.operands):
+        users[name].append(line)
+    return users
 
   @functools.cache  # noqa: B019  a module lives briefly
   def _shapes(self, computation: str) -> dict[str, str]:

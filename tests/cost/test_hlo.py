@@ -62,6 +62,35 @@ def test_a_loop_reads_of_stacked_weights_a_layer_at_a_time():
   assert traffic < 12 * w.nbytes  # not 50 times the stack
 
 
+def test_a_fusion_moves_the_parts_that_fusions_in_it_slice_and_write():
+  module = hlo.Module("""
+%inner (p: bf16[9,64,8], i: s32[]) -> bf16[64,8] {
+  %p = bf16[9,64,8]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %i = s32[] parameter(1)
+  %part = bf16[1,64,8]{2,1,0} dynamic-slice(%p, %i), dynamic_slice_sizes={1}
+  ROOT %view = bf16[64,8]{1,0} bitcast(%part)
+}
+%outer (s: bf16[9,64,8], t: f32[9,64,8], i: s32[]) -> (f32[9,64,8], f32[64,8]) {
+  %s = bf16[9,64,8]{2,1,0} parameter(0)
+  %t = f32[9,64,8]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %slice = bf16[64,8]{1,0} fusion(%s, %i), kind=kLoop, calls=%inner
+  %x = f32[64,8]{1,0} convert(%slice)
+  %y = f32[1,64,8]{2,1,0} bitcast(%x)
+  %new = f32[9,64,8]{2,1,0} dynamic-update-slice(%t, %y, %i)
+  ROOT %both = (f32[9,64,8]{2,1,0}, f32[64,8]{1,0}) tuple(%new, %x)
+}
+ENTRY %main (s: bf16[9,64,8], t: f32[9,64,8], i: s32[]) -> f32[9,64,8] {
+  %s = bf16[9,64,8]{2,1,0} parameter(0)
+  %t = f32[9,64,8]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %f = (f32[9,64,8]{2,1,0}, f32[64,8]{1,0}) fusion(%s, %t, %i), calls=%outer
+}
+""")
+  read, written = 64 * 8 * 2, 2 * 64 * 8 * 4  # a layer of each, and %x
+  assert module.traffic() == read + written + 4
+
+
 @pytest.mark.parametrize(
   "groups, size",
   [
