@@ -35,20 +35,38 @@ def line(stage: str, machine: str, cell: dict, compiled: bool) -> tuple:
 
 def tables() -> str:
   """A table for each transformer, its total under it."""
-  kept, out = scale.kept(), []
+  out = []
   for model, title in scale.MODELS.items():
     rows, total = [], dict.fromkeys(scale.MACHINES, 0.0)
     for stage in scale.STAGES:
       for machine in scale.MACHINES:
-        cell = scale.Cell(model, stage, machine)
-        found = kept.get(cell.key)
-        entry = found or scale.estimated(cell)
-        rows.append(line(stage, machine, entry, found is not None))
+        entry, compiled = cell_entry(model, stage, machine)
+        rows.append(line(stage, machine, entry, compiled))
         total[machine] += entry.get("chip_hours", float("nan"))
     sums = ", ".join(f"{k}: {v:,.0f}" for k, v in total.items())
     out += [f"## {title}", "", report.table(HEAD, rows, markdown=True), "",
             f"Chip-hours of all stages: {sums}.", ""]  # fmt: skip
   return "\n".join(out)
+
+
+def beside_published() -> dict[str, str]:
+  """How the published hours compare with those of the table."""
+  entries = [cell_entry("mmdit", s, "128 A100")[0] for s in scale.STAGES]
+  planned = sum(entry["chip_hours"] for entry in entries)
+  mean = sum(entry["chip_hours"] * entry["mfu"] for entry in entries) / planned
+  spent = scale_published.GPUS * sum(scale_published.HOURS.values())
+  return {
+    "factor": f"{spent / planned:.1f}",
+    "mfu": f"{mean * planned / spent:.0%}",
+    "planned": f"{mean:.0%}",
+  }
+
+
+def cell_entry(model: str, stage: str, machine: str) -> tuple[dict, bool]:
+  """What is known of a cell, and whether it was compiled."""
+  cell = scale.Cell(model, stage, machine)
+  found = scale.kept().get(cell.key)
+  return found or scale.estimated(cell), found is not None
 
 
 CHOSEN = ("machine", "remat", "mesh", "memory GiB", "binds", "step s")
@@ -205,6 +223,13 @@ on each sample's prompt, the VAE's encoder on all frames of each sample's clip.
 
 {{published}}
 
+So the published hours are {{factor}} times those of the tables above because
+they stand for an MFU of {{mfu}}, where the tables say {{planned}} on the same
+GPUs. Neither padded prompts nor text encoders account for that. A share above
+100% means that it was not so: latents of whole clips were not made during the
+training. What else the hours were spent on (waiting for data, exchanges, an
+implementation without kernels for this mask) cannot be told from here.
+
 ## How cost grows
 
 By formula, for the MM-DiT on v5p; the band reaches from all overlapping to
@@ -229,6 +254,7 @@ def write() -> None:
     "choices": choices(),
     "prompt": scale_published.PROMPT,
     "published": scale_published.table(),
+    **beside_published(),
     "longest": f"{longest(UNITS[-1]):,}",
   }
   text = TEXT

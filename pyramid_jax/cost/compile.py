@@ -111,10 +111,9 @@ def compile_job(
       more memory than the real one.
   """
   options = {"exec_time_optimization_effort": -1.0} if quick else None
-  size = math.prod(mesh.shape.values())
+  compiled, message = None, ""
   with jax.set_mesh(mesh):
     program = job.function.trace(*job.args, **job.static)
-    count = flops.traced(program.jaxpr, target.platform)
     lowered = program.lower(lowering_platforms=(target.platform,))
     start = time.perf_counter()
     try:
@@ -122,26 +121,40 @@ def compile_job(
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
-      compiled, text = None, str(error)
+      message = str(error)
     seconds = time.perf_counter() - start
+  count = flops.traced(program.jaxpr, target.platform)
+  size = math.prod(mesh.shape.values())
   parts = {name: tree_bytes(tree) for name, tree in job.parts.items()}
-  common = dict(
+  if compiled is None:
+    found = _exhausted(message, sum(parts.values()), program.jaxpr, size)
+  else:
+    found = _read(compiled, limit)
+  return Compiled(
     name=job.name,
     parts=parts,
+    temp=found["total"] - sum(parts.values()),
     limit=limit,
     flops=count.flops / size,
     kernels=bool(count.kernels),
     unknown=count.unknown,
     seconds=seconds,
     times=job.times,
+    **found,
   )
-  if compiled is None:
-    total, largest = exhausted(text, sum(parts.values()))
-    return Compiled(
-      **common, temp=total - sum(parts.values()), total=total, fits=False,
-      largest=largest or arrays.largest(program.jaxpr, size), counted=math.nan,
-      traffic=math.nan, collectives=[],
-    )  # fmt: skip
+
+
+def _exhausted(message: str, arguments: float, jaxpr, size: int) -> dict:
+  """What is known of a program that the compiler refuses."""
+  total, largest = exhausted(message, arguments)
+  return dict(
+    total=total, fits=False, counted=math.nan, traffic=math.nan, collectives=[],
+    largest=largest or arrays.largest(jaxpr, size),
+  )  # fmt: skip
+
+
+def _read(compiled, limit: float) -> dict:
+  """What a compiled program says of itself."""
   module = Module(_text(compiled))
   memory = compiled.memory_analysis()
   total = (
@@ -151,9 +164,7 @@ def compile_job(
     + memory.temp_size_in_bytes
     + memory.generated_code_size_in_bytes
   )
-  return Compiled(
-    **common,
-    temp=total - sum(parts.values()),
+  return dict(
     total=total,
     fits=total <= limit,
     largest=module.largest() if total > limit else [],
