@@ -24,6 +24,8 @@ def largest(
 def _made(jaxpr) -> Iterator[tuple]:
   """Arrays that equations make; those of a loop's steps, stacked, by name."""
   for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "shard_map":
+      continue  # it lists what other platforms' kernels would keep as well
     what = [eqn.primitive.name] * len(eqn.outvars)
     if eqn.primitive.name == "scan":
       body, length = eqn.params["jaxpr"].jaxpr, eqn.params["length"]
@@ -33,6 +35,5 @@ def _made(jaxpr) -> Iterator[tuple]:
     for variable, name in zip(eqn.outvars, what, strict=True):
       if hasattr(variable.aval, "dtype"):
         yield variable.aval, name
-    if eqn.primitive.name != "shard_map":  # there, parts of a device
-      for sub in inside(eqn.params):
-        yield from _made(sub)
+    for sub in inside(eqn.params):
+      yield from _made(sub)
