@@ -17,8 +17,8 @@ def advice(config: Config, suited: Config) -> str:
   if suited == config:
     return ""
   return (
-    f"{rows} rows are fewer than devices: heads and MLP are split, as by "
-    f"--config.mesh.tensor={tensor}"
+    f"{rows} rows cannot be split over so many devices. Planned with heads "
+    f"and MLP over {tensor}; the run needs --config.mesh.tensor={tensor} too."
   )
 
 
