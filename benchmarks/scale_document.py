@@ -166,7 +166,8 @@ def picture(path: pathlib.Path) -> None:
   )  # fmt: skip
   left.set_xticks(COUNTS, COUNTS, fontsize=7)
   left.minorticks_off()
-  left.legend(fontsize=8)
+  left.set_ylim(0, 1.25 * left.get_ylim()[1])  # the legend covers no line
+  left.legend(fontsize=8, ncols=2, loc="upper left")
   low, high = zip(*by_units(), strict=True)
   right.plot(UNITS, low, marker="o", markersize=3)
   right.fill_between(UNITS, low, high, alpha=0.25)
@@ -224,8 +225,8 @@ on each sample's prompt, the VAE's encoder on all frames of each sample's clip.
 {{published}}
 
 So the published hours are {{factor}} times those of the tables above because
-they stand for an MFU of {{mfu}}, where the tables say {{planned}} on the same
-GPUs. Neither padded prompts nor text encoders account for that. A share above
+they stand for an MFU of {{mfu}}, where the tables, whose efficiencies are
+assumed, have {{planned}} on the same GPUs. Neither padded prompts nor text encoders account for that. A share above
 100% means that it was not so: latents of whole clips were not made during the
 training. What else the hours were spent on (waiting for data, exchanges, an
 implementation without kernels for this mask) cannot be told from here.
