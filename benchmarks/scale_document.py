@@ -224,13 +224,13 @@ on each sample's prompt, the VAE's encoder on all frames of each sample's clip.
 
 {{published}}
 
-So the published hours are {{factor}} times those of the tables above because they
-stand for an MFU of {{mfu}}, where the tables, whose efficiencies are assumed, have
-{{planned}} on the same GPUs. Neither padded prompts nor text encoders account for
-that. A share above 100% means that it was not so: latents of whole clips were
-not made during the training. What else the hours were spent on (waiting for
-data, exchanges, an implementation without kernels for this mask) cannot be told
-from here.
+So the published hours are {{factor}} times those of the tables above
+because they stand for an MFU of {{mfu}}, where the tables, whose
+efficiencies are assumed, have {{planned}} on the same GPUs. Neither padded
+prompts nor text encoders account for that. A share above 100% means that it
+was not so: latents of whole clips were not made during the training. What else
+the hours were spent on (waiting for data, exchanges, an implementation without
+kernels for this mask) cannot be told from here.
 
 ## How cost grows
 
