@@ -67,7 +67,7 @@ def cases(parts: list[str]) -> list[dict]:
   if "train" in parts:
     found += [
       {"part": "train", "remat": remat, "rows": rows, "attention": "auto"}
-      for remat in ("none", "attention", "layer")
+      for remat in ("none", "matmuls", "attention", "layer")
       for rows in (1, 2, 4)
     ]
     found += [

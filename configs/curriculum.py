@@ -3,7 +3,8 @@
 Command: those of configs/mmdit_2b_*.py and configs/miniflux_*.py, which are
   this file at one stage; pyramid-train --config=configs/curriculum.py:WHICH
   with mmdit or miniflux, then _image, _384p_2s, _384p_5s or _768p.
-Hardware: 128 devices of 16 GB and more; rows are 128 for every stage.
+Hardware: 128 devices of 32 GB and more, of 16 with --config.model.remat=layer;
+  rows are 128 for every stage.
 Expected: not run here; docs/scale.md has the plan.
 
 The length of the rows makes the mean number of samples a step the paper's.
@@ -78,10 +79,11 @@ STAGES = {
 
 
 BEFORE = {"384p_2s": "image", "384p_5s": "384p_2s", "768p": "384p_5s"}
+REMAT = "matmuls"  # docs/scale.md says why
 MODELS = {
-  "mmdit": dict(text=dict(path="text_encoders")),
+  "mmdit": dict(model=dict(remat=REMAT), text=dict(path="text_encoders")),
   "miniflux": dict(
-    model=dataclasses.asdict(MINIFLUX),
+    model=dict(dataclasses.asdict(MINIFLUX), remat=REMAT),
     text=dict(path="text_encoders", kind="flux"),
   ),
 }

@@ -71,8 +71,9 @@ class DiTConfig:
   dtype: Dtype = "bfloat16"  # of the matmuls; parameters stay float32
   # auto: tpu, gpu or xla by the platform; dense: for comparison
   attention: Literal["auto", "xla", "tpu", "gpu", "dense"] = "auto"
-  # what the backward pass recomputes; "attention" keeps attention's result
-  remat: Literal["none", "attention", "layer"] = "layer"
+  # what the backward pass recomputes: nothing, all but the results of matmuls
+  # and attention, all but those of attention, or all of a layer
+  remat: Literal["none", "matmuls", "attention", "layer"] = "layer"
 
   @property
   def grid(self) -> int | None:

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 SCRIPTS = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -108,3 +109,26 @@ def test_rows_are_measured_and_the_document_tells_what_was(tmp_path):
   for line in found[:4]:
     assert f"| {line['stage']} | {line['segments_a_row']:.1f} | " in text
   assert (tmp_path / "data.png").stat().st_size > 5000
+
+
+def test_what_is_kept_of_the_curriculum_is_what_its_configs_say(monkeypatch):
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import scale
+
+  cells = {cell.key for cell in scale.cells()}
+  assert len(cells) == 32
+  known = cells.union(
+    cell.key for machine in scale.MACHINES for cell in scale.choices(machine)
+  )
+  assert scale.kept().keys() <= known  # nothing of other rows, remat or meshes
+  for key, entry in scale.kept().items():
+    assert entry["remat"] in key and entry["fits"] == ("step" in entry)
+
+
+def test_published_hours_are_shares_of_the_gpus_peak(monkeypatch):
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import scale_published
+
+  hour = 128 * 312e12 * 3600
+  spent = scale_published.Spent(hour, hour, 0.0, 2 * hour)
+  np.testing.assert_allclose(spent.share(10), [0.1, 0.2, 0.2, 0.4])

@@ -76,7 +76,7 @@ def test_every_setting_of_a_file_can_be_changed_from_the_command_line():
   [
     (
       {"model": {"remat": "all"}},
-      r"model.remat is 'all'; it must be one of 'none', 'attention', 'layer'",
+      r"model.remat is 'all'; it must be one of 'none', 'matmuls', 'atten",
     ),
     ({"kind": "gan"}, r"config.kind is 'gan'; it must be one of 'vae', 'dit'"),
     ({"vae": {"dtype": "float8"}}, r"vae.dtype is 'float8'"),

@@ -59,7 +59,7 @@ def attend(
     long = k_BRNK.shape[1] > tpu.LIMIT
     # all are traced: one that would refuse the row must not be, unless it is
     # the one that will run
-    implementation = _by_platform(not long or _platform() == "tpu")
+    implementation = _by_platform(not long or platform() == "tpu")
   elif isinstance(implementation, str):
     if implementation not in KERNELS:
       raise ValueError(
@@ -86,7 +86,7 @@ def _by_platform(with_tpu: bool) -> Kernel:
   return Kernel(choose("forward"), choose("backward"))
 
 
-def _platform() -> str:
+def platform() -> str:
   """That of the current mesh's devices; without one, that of this process."""
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform

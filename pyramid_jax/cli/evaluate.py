@@ -11,7 +11,6 @@ clips/, results.json, results.md and sheet.png.
 import pathlib
 
 from absl import flags
-from tqdm import tqdm
 
 from pyramid_jax.cli import app, compilation, sampler_flags
 from pyramid_jax.config import ConfigError
@@ -51,7 +50,8 @@ def main():
       raise ConfigError(f"--clips={F.clips} holds no mp4 file.")
     settings = {"clips": F.clips}
   else:
-    dataset, paths, questions, settings = generate(dataset, out)
+    dataset = dataset or shapes_run.dataset_of(F.workdir)
+    paths, questions, settings = generate(dataset, out)
   seen = dataset.seen if dataset else Seen()
   trained = dataset.frames if dataset else None
   records = shapes_run.score_files(paths, seen, trained, F.given, questions)
@@ -61,41 +61,25 @@ def main():
 def generate(dataset, out: pathlib.Path):
   """Clips of the prompts, those that are there already among them."""
   programs = compilation.use_cache()
-  from pyramid_jax import checkpoint
   from pyramid_jax.evals import shapes_run
-  from pyramid_jax.generate.pipeline import Pipeline
 
-  config, _ = checkpoint.read_meta(F.workdir, "dit")
-  if not dataset:
-    if not config.videos.path:
-      raise ConfigError(
-        f"the run in {F.workdir} names no dataset of shapes; say with --shapes "
-        "which one it was trained on."
-      )
-    dataset = shapes_run.Dataset(config.videos.path)
   if F.prompts == "heldout":
     questions = dataset.heldout(F.n)
   else:
     questions = shapes_run.read_prompts(F.prompts, F.n)
-  pipeline = Pipeline.load(
-    F.workdir, vae=F.vae, text=F.text, weights=F.weights,
-    low_memory=F.low_memory,
-  )  # fmt: skip
-  changes = sampler_flags.changes(config.generate.fps)
-  options = pipeline.options(**changes)
+  pipeline = sampler_flags.load(F.workdir)
+  changes = sampler_flags.changes(pipeline.config.generate.fps)
   settings = shapes_run.settings_of(
-    pipeline, options, F.workdir,
+    pipeline, pipeline.options(**changes), F.workdir,
     prompts=F.prompts, seed=F.seed, weights=F.weights, given=F.given,
   )  # fmt: skip
   shapes_run.begin(out, settings)
-  total = len(questions) * options.frames
-  with tqdm(total=total, unit="frame", desc="generate", disable=None) as bar:
-    paths = shapes_run.generate_missing(
-      pipeline, questions, out / "clips", seed=F.seed, batch=F.batch,
-      given=F.given, unit_done=bar.update, **changes,
-    )  # fmt: skip
+  paths = shapes_run.generate_missing(
+    pipeline, questions, out / "clips", seed=F.seed, batch=F.batch,
+    given=F.given, **changes,
+  )  # fmt: skip
   print(f"{pipeline.phases}\n{programs}")
-  return dataset, paths, questions, settings
+  return paths, questions, settings
 
 
 def run():

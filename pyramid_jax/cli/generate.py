@@ -25,19 +25,12 @@ from pyramid_jax.cli import (
   sampler_flags,
 )
 from pyramid_jax.config import ConfigError
+from pyramid_jax.generate import export
 
 F = flags.FLAGS
 flags.adopt_module_key_flags(generate_flags)
 flags.adopt_module_key_flags(compilation)
 flags.adopt_module_key_flags(processes)
-
-
-def calls(plan, start: list) -> int:
-  """How often a batch calls the transformer; given units are not generated."""
-  first, later = sum(plan.steps), sum(plan.later_steps)
-  if start[0] is None:
-    return first + (plan.units - 1) * later
-  return (plan.units - (len(start[0]) + 7) // 8) * later
 
 
 def generate():
@@ -48,24 +41,22 @@ def generate():
   app.require("workdir", "out", *[] if any_prompt else ["prompt"])
   prompts, truth = generate_flags.asked()
   repeat = lambda items: [x for x in items for _ in range(F.samples)]
-  files = generate_flags.paths(repeat(prompts))
+  files = export.clip_paths(F.out, repeat(prompts))
   if F.sheet and not F.sheet.endswith(".png"):
     raise ConfigError(f"--sheet={F.sheet} must end in .png.")
   programs = compilation.use_cache()
-  from pyramid_jax.generate.clips import Request, generate_clips
-  from pyramid_jax.generate.pipeline import Pipeline
-
-  pipeline = Pipeline.load(
-    F.workdir,
-    vae=F.vae,
-    text=F.text,
-    weights=F.weights,
-    low_memory=F.low_memory,
+  from pyramid_jax.generate.clips import (
+    Request,
+    generate_clips,
+    model_calls,
   )
+  from pyramid_jax.generate.given import read_all
+
+  pipeline = sampler_flags.load(F.workdir)
   changed = sampler_flags.changes(pipeline.config.generate.fps)
   options = pipeline.options(**changed)
   plan = pipeline.plan(options)
-  start = repeat(generate_flags.given(len(prompts), options))
+  start = repeat(read_all(F.image, F.video, len(prompts), options))
   requests = [
     Request(*each)
     for each in zip(repeat(prompts), files, start, repeat(truth), strict=True)
@@ -73,7 +64,9 @@ def generate():
   batches = -(-len(requests) // F.batch)
   frames = tqdm(total=len(files) * options.frames, unit="frame", disable=None)
   off = None if F.live_steps else True
-  steps = tqdm(total=batches * calls(plan, start), unit="step", disable=off)
+  steps = tqdm(
+    total=batches * model_calls(plan, start), unit="step", disable=off
+  )
   with frames, steps:
     generate_clips(
       pipeline,

@@ -1,12 +1,10 @@
-"""The flags of pyramid-generate, and what they ask for."""
-
-import pathlib
+"""The flags of pyramid-generate, and the prompts that they ask for."""
 
 from absl import flags
 
 from pyramid_jax.cli import sampler_flags
 from pyramid_jax.config import ConfigError
-from pyramid_jax.generate import benchmark, export
+from pyramid_jax.generate import benchmark
 
 F = flags.FLAGS
 flags.adopt_module_key_flags(sampler_flags)
@@ -63,47 +61,6 @@ def asked() -> tuple[list[str], list]:
   if not prompts:
     raise ConfigError("there is no prompt; give --prompt, once or more.")
   return prompts, truth
-
-
-def paths(prompts: list[str]) -> list[pathlib.Path]:
-  """A file for each clip."""
-  out = pathlib.Path(F.out)
-  if len(prompts) == 1 and not F.out.endswith("/") and out.suffix:
-    export.check_ending(out)
-    return [out]
-  if out.suffix:
-    raise ConfigError(
-      f"--out={out} is one file for {len(prompts)} clips; name a folder."
-    )
-  names = export.numbered([export.slug(prompt) for prompt in prompts])
-  return [out / f"{name}.mp4" for name in names]
-
-
-def given(prompts: int, options) -> list:
-  """The frames that each prompt goes on from, or None."""
-  from pyramid_jax.generate.given import read_given
-
-  files = [*F.image, *F.video]
-  if F.image and F.video:
-    raise ConfigError("give --image or --video, not both.")
-  if not files:
-    return [None] * prompts
-  if len(files) not in (1, prompts):
-    raise ConfigError(
-      f"{len(files)} files to go on from for {prompts} prompts; give one, or "
-      "one a prompt."
-    )
-  room = options.frames - 8
-  if F.video and room < 9:
-    raise ConfigError(
-      f"a video takes 9 frames at least and leaves 8; frames is "
-      f"{options.frames}, make it 17 or more."
-    )
-  read = [
-    read_given(file, options.height, options.width, max(room, 1), options.fps)
-    for file in files
-  ]
-  return read if len(read) == prompts else read * prompts
 
 
 def later() -> dict[int, str]:

@@ -29,6 +29,16 @@ OPTIONS = ("height", "width", "frames", "steps", "video_steps", "guidance",
            "prompt_suffix", "tile")  # fmt: skip
 
 
+def load(workdir: str, mesh=None):
+  """The pipeline of a workdir, by default on all devices."""
+  from pyramid_jax.generate.pipeline import Pipeline
+
+  return Pipeline.load(
+    workdir, vae=F.vae, text=F.text, weights=F.weights, mesh=mesh,
+    low_memory=F.low_memory,
+  )  # fmt: skip
+
+
 def changes(fps: float) -> dict:
   """What the flags change of the checkpoint's settings."""
   given = {name: getattr(F, name) for name in OPTIONS}

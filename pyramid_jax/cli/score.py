@@ -10,11 +10,6 @@
 Exit code 1 if clips are missing or wrong, or scores are partial.
 """
 
-import dataclasses
-import inspect
-import json
-import pathlib
-
 from absl import flags
 
 from pyramid_jax.cli import app, processes
@@ -31,70 +26,26 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("batch", 8, "Files encoded together.", lower_bound=1)
 flags.DEFINE_string("out", None, "Also write the values here (.json).")
+MODES = {
+  "clips": ["FOLDER"], "vbench": ["RESULTS"], "evalcrafter": ["RESULTS"],
+  "flicker": ["FOLDER"], "frechet": ["REAL", "FAKE"],
+}  # fmt: skip
 
 
-def clips(folder: str) -> tuple[dict, int]:
-  """Lists what keeps a benchmark from being run on its clips."""
-  from pyramid_jax.evals.results import check_clips
-
-  found = check_clips(folder)
-  print(found)
-  return dataclasses.asdict(found), int(not found.complete)
-
-
-def vbench(results: str) -> tuple[dict, int]:
-  """Aggregates; names what measures the dimensions that are missing."""
-  from pyramid_jax.evals import vbench as bench
-  from pyramid_jax.evals.results import read_vbench
-
-  raw = read_vbench(results)
-  found = bench.scores(raw)
-  print(f"{bench.table(raw)}\n{found}")
-  return dataclasses.asdict(found), int(bool(found.missing))
-
-
-def evalcrafter(results: str) -> tuple[dict, int]:
-  """Aggregates the seventeen metrics."""
-  from pyramid_jax.evals import evalcrafter as bench
-  from pyramid_jax.evals.results import read_evalcrafter
-
-  found = bench.scores(read_evalcrafter(results))
-  for name, value in found.items():
-    print(f"{name:<12}{value:.2f}")
-  return found, 0
-
-
-def flicker(folder: str) -> tuple[dict, int]:
-  """VBench's temporal flickering; `--out` is like its result files."""
-  from pyramid_jax.evals.results import measure_flickering
-
-  found = measure_flickering(folder)
-  ((name, (mean, each)),) = found.items()
-  print(f"{name} of {len(each)} clips: {100 * mean:.2f}")
-  print("It counts for clips that stand still: VBench's static_filter.py, with")
-  print("RAFT (raft-things.pth), chooses them among 25 of each prompt.")
-  return found, 0
-
-
-def frechet(real: str, fake: str) -> tuple[dict, int]:
+def frechet(real: str, fake: str):
   """Inception's features of images, or a VAE's latents of clips."""
   if bool(F.weights) == bool(F.vae):
     raise ConfigError(
       "give --weights (FID of images) or --vae (latents of clips), one of them."
     )
   processes.start(preemption=False)
-  from pyramid_jax.evals import distance
+  from pyramid_jax.evals import distance, scoring
 
   if F.weights:
     found = distance.of_images(real, fake, F.weights, F.batch)
   else:
     found = distance.of_clips(real, fake, F.vae, F.batch)
-  if processes.is_first():
-    print(found)
-  return dataclasses.asdict(found), 0
-
-
-MODES = {m.__name__: m for m in (clips, vbench, evalcrafter, flicker, frechet)}
+  return scoring.of_distance(found)
 
 
 def main(arguments: list[str]) -> int:
@@ -104,24 +55,22 @@ def main(arguments: list[str]) -> int:
     raise ConfigError(
       f"{mode!r} is not to be scored; there are {', '.join(MODES)}."
     )
-  wanted = inspect.signature(MODES[mode]).parameters
-  if len(paths) != len(wanted):
+  if len(paths) != len(MODES[mode]):
     raise ConfigError(
-      f"pyramid-score {mode} takes {' '.join(w.upper() for w in wanted)}; "
-      f"{len(paths)} were given."
+      f"pyramid-score {mode} takes {' '.join(MODES[mode])}; {len(paths)} were "
+      "given."
     )
-  values, code = MODES[mode](*paths)
-  if F.out and processes.is_first():
-    write_json(pathlib.Path(F.out), values)
-  return code
+  if mode == "frechet":
+    found = frechet(*paths)
+  else:
+    from pyramid_jax.evals import scoring
 
-
-def write_json(path: pathlib.Path, values: dict):
-  """Writes beside, then renames."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(f".{path.name}.partial")
-  beside.write_text(json.dumps(values, indent=1) + "\n")
-  beside.replace(path)
+    found = scoring.KINDS[mode](*paths)
+  if processes.is_first():
+    print(found.text)
+    if F.out:
+      scoring.write_values(F.out, found.values)
+  return 0 if found.whole else 1
 
 
 def run():

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from pyramid_jax.config import ConfigError
-from pyramid_jax.cost import flops, gpu_targets
+from pyramid_jax.cost import arrays, flops, gpu_targets
 from pyramid_jax.cost.chips import Target
 from pyramid_jax.cost.hlo import Collective, Module
 from pyramid_jax.cost.jobs import Job
@@ -111,10 +111,9 @@ def compile_job(
       more memory than the real one.
   """
   options = {"exec_time_optimization_effort": -1.0} if quick else None
-  size = math.prod(mesh.shape.values())
+  compiled, message = None, ""
   with jax.set_mesh(mesh):
     program = job.function.trace(*job.args, **job.static)
-    count = flops.traced(program.jaxpr, target.platform)
     lowered = program.lower(lowering_platforms=(target.platform,))
     start = time.perf_counter()
     try:
@@ -122,25 +121,40 @@ def compile_job(
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
-      compiled, text = None, str(error)
+      message = str(error)
     seconds = time.perf_counter() - start
+  count = flops.traced(program.jaxpr, target.platform)
+  size = math.prod(mesh.shape.values())
   parts = {name: tree_bytes(tree) for name, tree in job.parts.items()}
-  common = dict(
+  if compiled is None:
+    found = _exhausted(message, sum(parts.values()), program.jaxpr, size)
+  else:
+    found = _read(compiled, limit)
+  return Compiled(
     name=job.name,
     parts=parts,
+    temp=found["total"] - sum(parts.values()),
     limit=limit,
     flops=count.flops / size,
     kernels=bool(count.kernels),
     unknown=count.unknown,
     seconds=seconds,
     times=job.times,
+    **found,
   )
-  if compiled is None:
-    used, largest = exhausted(text)
-    return Compiled(
-      **common, temp=used - sum(parts.values()), total=used, fits=False,
-      largest=largest, counted=math.nan, traffic=math.nan, collectives=[],
-    )  # fmt: skip
+
+
+def _exhausted(message: str, arguments: float, jaxpr, size: int) -> dict:
+  """What is known of a program that the compiler refuses."""
+  total, largest = exhausted(message, arguments)
+  return dict(
+    total=total, fits=False, counted=math.nan, traffic=math.nan, collectives=[],
+    largest=largest or arrays.largest(jaxpr, size),
+  )  # fmt: skip
+
+
+def _read(compiled, limit: float) -> dict:
+  """What a compiled program says of itself."""
   module = Module(_text(compiled))
   memory = compiled.memory_analysis()
   total = (
@@ -150,9 +164,7 @@ def compile_job(
     + memory.temp_size_in_bytes
     + memory.generated_code_size_in_bytes
   )
-  return Compiled(
-    **common,
-    temp=total - sum(parts.values()),
+  return dict(
     total=total,
     fits=total <= limit,
     largest=module.largest() if total > limit else [],
@@ -188,9 +200,20 @@ def tree_bytes(tree: Any) -> float:
   return float(sum(map(one, jax.tree.leaves(tree))))
 
 
-def exhausted(message: str) -> tuple[float, list[tuple[float, str, str]]]:
-  """(bytes needed, largest buffers) from what a compiler says it lacks."""
-  used = re.search(r"Used ([\d.]+)([BKMG]) of", message)
+def exhausted(
+  message: str, arguments: float
+) -> tuple[float, list[tuple[float, str, str]]]:
+  """(bytes needed, largest buffers) from what a compiler says it lacks.
+
+  Where the temporaries alone are more than there is, it stops early: it then
+  counts neither the `arguments` nor any buffer.
+  """
+  size = r"([\d.]+)([BKMG])\b"
+  used = re.search(rf"Used {size} of", message)
+  early = re.search(rf"HLO temporaries \({size}\)", message)
+  total = _bytes(used) if used else math.nan
+  if early:
+    total = _bytes(early) + arguments
   largest = []
   for entry in re.split(r"\n\s+\d+\. Size: ", message)[1:]:
     size = re.match(r"([\d.]+)([BKMG])", entry)
@@ -203,7 +226,7 @@ def exhausted(message: str) -> tuple[float, list[tuple[float, str, str]]]:
         what[1] if what else "argument",
       )
     )
-  return (_bytes(used) if used else math.nan), largest[:8]
+  return total, largest[:8]
 
 
 def _bytes(match: re.Match) -> float:

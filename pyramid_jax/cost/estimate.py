@@ -174,7 +174,7 @@ def run(
   )
 
 
-def days_alike(run: Run, config: Config, other: Config, target: Target):
+def days_alike(run: Run, other: Config, target: Target) -> float:
   """Days of another stage of the curriculum at this one's utilisation."""
   need = model_flops(other, measure(other, target.chip.tile))
   peak = target.total * target.chip.peak
@@ -186,14 +186,14 @@ def by_formula(
 ) -> tuple[Estimate, flops.Flops]:
   """A step where nothing was compiled: no memory traffic, no activations.
 
-  Dense operations on padded rows, with recomputation by the config's remat;
+  Dense operations on padded rows, twice forwards where remat keeps no matmuls;
   attention by kernels on the visited tiles; parameters gathered in bfloat16
   for every pass and gradients scattered in float32 over fsdp; activations
   summed over tensor after attention and MLP of every pass.
   """
   data, model, mesh = config.latents, config.model, mesh_of(config, target)
   padded = (model, data.latent_tokens, data.text_tokens, data.segments, 0.0)
-  passes = 2 if model.remat == "none" else 3
+  passes = 2 if model.remat in ("none", "matmuls") else 3
   dense = flops.training(*padded).dense
   dense += (passes - 2) * flops.forward(*padded).dense
   rows = data.rows / target.total

@@ -13,6 +13,7 @@ patch, E P dims of text and pooled vectors, F = mlp_ratio.
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from pyramid_jax.config import DiTConfig
@@ -133,7 +134,7 @@ def _count(jaxpr, times: float, platform: str, total: Traced):
         total.unknown += 1
       elif name == "shard_map":
         inner *= _shards(params)
-      for sub in _inside(params):
+      for sub in inside(params):
         _count(sub, inner, platform, total)
 
 
@@ -166,7 +167,7 @@ def _shards(params) -> int:
   return math.prod(mesh.shape[a] for a in params["newly_manual_axes"])
 
 
-def _inside(params):
+def inside(params) -> Iterator:
   """The programs in an equation's parameters."""
   for value in params.values():
     for x in value if isinstance(value, tuple | list) else (value,):

@@ -18,6 +18,8 @@ COLLECTIVES = (
   "all-to-all",
   "collective-permute",
 )
+# of which the first half is a tuple of what goes in and what comes out
+ASYNC = ("all-gather", "reduce-scatter", "collective-permute")
 # what reads and writes no memory by itself
 FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while",
@@ -161,12 +163,13 @@ class Module:
     """(kind, bytes, devices of a group) of an instruction or a fusion's."""
     kind = line.kind.removesuffix("-start")
     if kind in COLLECTIVES:
-      size = bytes_of(line.shape)
-      pair = line.kind.endswith("-start") and line.shape.startswith("(")
-      if pair and kind in ("all-gather", "collective-permute"):
-        size = max(map(bytes_of, _parts(line.shape)))  # operand and result
-      group = group_size(line.rest)
-      yield kind, size * (group if kind == "reduce-scatter" else 1), group
+      size, group = bytes_of(line.shape), group_size(line.rest)
+      if kind in ASYNC and line.kind.endswith("-start"):
+        # of all that is sent together: (operands, results, signals)
+        size = max(map(bytes_of, _members(line.shape)))
+      elif kind == "reduce-scatter":
+        size *= group
+      yield kind, size, group
     elif line.kind == "fusion":
       inside = [x for c in self.called(line) for x in self.computations[c]]
       # TPUs: an all-reduce of which each keeps a part
@@ -204,38 +207,74 @@ class Module:
     return moved
 
   def _fusion(self, called: str, line: Line, operands: list[str]) -> float:
-    """A fusion reads of an operand the parts that it slices, where it does."""
-    size = functools.partial(bytes_of, vector_memory=False)
-    lines = self.computations[called]
-    shapes = self._shapes(called)
-    users = collections.defaultdict(list)
-    for x in lines:
-      for name in x.operands:
-        users[name].append(x)
+    """What a fusion reads of its operands and writes of its results."""
     total = 0.0
-    for x in lines:
-      if x.kind != "parameter":
-        continue
-      number = int(x.rest.split(")")[0])
-      whole = operands[number] if number < len(operands) else x.shape
-      uses = users[x.name]
-      if uses and all(u.kind in ("dynamic-slice", "slice") for u in uses):
-        if size(whole):
-          total += sum(bytes_of(u.shape) for u in uses)
-      elif not self._overwritten(x, uses):
-        total += size(whole)
-    root = next((x for x in lines if x.root), None)
-    if root is not None and root.kind == "dynamic-update-slice":
-      return total + bytes_of(shapes.get(root.operands[1], ""))
-    return total + size(line.shape)
+    for x in self.computations[called]:
+      if x.kind == "parameter":
+        number = int(x.rest.split(")")[0])
+        whole = operands[number] if number < len(operands) else x.shape
+        if bytes_of(whole, vector_memory=False):
+          total += min(self._read(called, x.name), bytes_of(whole))
+    results = zip(_parts(line.shape), self._results(called), strict=True)
+    for shape, written in results:
+      if bytes_of(shape, vector_memory=False):
+        total += written
+    return total
 
-  @staticmethod
-  def _overwritten(parameter: Line, uses: list[Line]) -> bool:
-    """Whether a part of an operand is written in place, the rest not read."""
-    return bool(uses) and all(
-      u.kind == "dynamic-update-slice" and u.operands[0] == parameter.name
-      for u in uses
+  def _read(self, computation: str, name: str) -> float:
+    """Bytes that are read of an array: of what is sliced, the slices."""
+    total = 0.0
+    for user in self._users(computation)[name]:
+      operands = user.operands
+      if user.kind in ("dynamic-slice", "slice"):
+        total += bytes_of(user.shape)
+      elif user.kind == "bitcast":
+        total += self._read(computation, user.name)
+      elif user.kind == "fusion" and (called := self.called(user)):
+        for i, operand in enumerate(operands):
+          if operand == name:
+            total += self._read(called[0], self._parameter(called[0], i))
+      elif user.kind != "dynamic-update-slice" or operands[0] != name:
+        return bytes_of(self._shapes(computation)[name])
+    return total
+
+  def _results(self, computation: str) -> list[float]:
+    """Bytes that are written of each result: where in place, the part."""
+    lines = {x.name: x for x in self.computations[computation]}
+    root = next(x for x in lines.values() if x.root)
+
+    def written(line: Line) -> float:
+      if line.kind == "bitcast" and line.operands[0] in lines:
+        return written(lines[line.operands[0]])
+      if line.kind == "dynamic-update-slice":
+        return bytes_of(lines[line.operands[1]].shape)
+      if line.kind == "fusion" and (called := self.called(line)):
+        return sum(self._results(called[0]))
+      return bytes_of(line.shape)
+
+    if root.kind == "tuple":
+      return [written(lines[name]) for name in root.operands]
+    if root.kind == "fusion" and (called := self.called(root)):
+      return self._results(called[0])
+    if root.shape.startswith("("):
+      return [bytes_of(part) for part in _parts(root.shape)]
+    return [written(root)]
+
+  def _parameter(self, computation: str, number: int) -> str:
+    """The name of a computation's parameter."""
+    return next(
+      x.name
+      for x in self.computations[computation]
+      if x.kind == "parameter" and int(x.rest.split(")")[0]) == number
     )
+
+  @functools.cache  # noqa: B019  a module lives briefly
+  def _users(self, computation: str) -> dict[str, list[Line]]:
+    users = collections.defaultdict(list)
+    for line in self.computations.get(computation, ()):
+      for name in dict.fromkeys(line.operands):
+        users[name].append(line)
+    return users
 
   @functools.cache  # noqa: B019  a module lives briefly
   def _shapes(self, computation: str) -> dict[str, str]:
@@ -256,7 +295,20 @@ class Module:
 
 
 def _parts(shape: str) -> list[str]:
+  """The arrays of a shape."""
   return [m[0] for m in _SHAPE.finditer(shape)]
+
+
+def _members(shape: str) -> list[str]:
+  """The members of a tuple, which may be tuples; an array alone is its own."""
+  members, depth = [""], 0
+  for c in shape.removeprefix("(").removesuffix(")"):
+    if c == "," and not depth:
+      members.append("")
+      continue
+    depth += (c in "([{") - (c in ")]}")
+    members[-1] += c
+  return members
 
 
 def group_size(attributes: str) -> int:

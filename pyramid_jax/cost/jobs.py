@@ -76,6 +76,19 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
   ]
 
 
+def of_vae(config: Config) -> Config:
+  """The training of a transformer's VAE, if the config is not a VAE's."""
+  if config.kind == "vae":
+    return config
+  steps = sum(phase.steps for phase in config.videos.phases)
+  train = dataclasses.replace(config.train, steps=steps)
+  warmup = min(config.optimizer.warmup, steps - 1)
+  optimizer = dataclasses.replace(config.optimizer, warmup=warmup)
+  return dataclasses.replace(
+    config, kind="vae", train=train, optimizer=optimizer
+  )
+
+
 def _step(name: str, program: Program, mesh: Mesh, batch, rows: int) -> Job:
   sharding.local_rows(mesh, rows)  # refuses what cannot be split
   args, frozen = program.arguments(mesh, batch)

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+
 from pyramid_jax import sharding
 from pyramid_jax.config import Config, ConfigError, MeshConfig
 from pyramid_jax.cost import estimate, jobs
@@ -46,8 +48,8 @@ def make(
   generate: bool = False,
   limit: float | None = None,
   quick: bool = False,
-) -> list[Plan]:
-  """Compiles a run's programs for a machine and estimates them.
+) -> Iterator[Plan]:
+  """Compiles a run's programs for a machine and estimates them, one by one.
 
   Several slices are compiled as one of them, which the data axis divides;
   what they exchange over the slow network is added by formula.
@@ -73,13 +75,30 @@ def make(
     tile = target.chip.tile if target.chip else (512, 1024)
     workload = measure(config, tile)
   make_jobs = jobs.sampler if generate else jobs.training
-  plans = []
   for job in make_jobs(local, mesh):
     compiled = compile_job(job, mesh, target, limit, quick=quick)
-    plans.append(
-      _plan(config, target, whole, workload, job, compiled, generate)
-    )
-  return plans
+    yield _plan(config, target, whole, workload, job, compiled, generate)
+
+
+def suited(config: Config, target: Target) -> Config:
+  """The config, with as many devices to a row as its rows are too few for.
+
+  Where its mesh leaves an axis to the number of devices and so has more of
+  them than rows, heads and MLP are split (axis tensor) until rows divide;
+  a config that cannot be mended so is given back as it is, to be refused.
+  """
+  mesh, rows = estimate.mesh_of(config, target), config.latents.rows
+  batch = mesh["data"] * mesh["fsdp"]
+  free = -1 in (config.mesh.data, config.mesh.fsdp)
+  if config.kind != "dit" or not free or rows % batch == 0:
+    return config
+  for share in range(2, batch + 1):
+    tensor = share * mesh["tensor"]
+    divides = batch % share == 0 and config.model.heads % tensor == 0
+    if divides and rows % (batch // share) == 0:
+      changed = dataclasses.replace(config.mesh, tensor=tensor)
+      return dataclasses.replace(config, mesh=changed)
+  return config
 
 
 def one_slice(config: Config, slices: int) -> Config:
@@ -150,37 +169,48 @@ def _sampled_pairs(config: Config, job: jobs.Job, target: Target) -> float:
 
 
 def sweep(
-  config: Config,
-  target: Target,
-  limit: float | None = None,
-  quick: bool = False,
-) -> Iterator[tuple[str, Plan | ConfigError]]:
+  first: Plan, *, limit: float | None = None, quick: bool = False
+) -> Iterator[tuple[str, Plan | Exception]]:
   """(what is changed, the plan or why there is none), one change at a time.
 
-  Rows a step, remat, and the mesh: all on fsdp, tensor 2 and 4, data over
-  eighths.
+  Rows a step, remat, and the mesh: all on fsdp, data 2, tensor 2 and 4,
+  sequence 2, data over eighths.
+
+  Args:
+    first: a transformer's training as it is.
+    limit: see `make`.
+    quick: see `make`.
+
+  Raises:
+    ConfigError: it is a VAE's.
   """
-  for name, changed in _changes(config):
+  if first.config.kind == "vae":
+    raise ConfigError(
+      "--sweep changes what a transformer has; this config is a VAE's."
+    )
+  yield "as it is", first
+  for name, changed in _changes(first.config):
     try:
-      plan = make(changed, target, limit=limit, quick=quick)[0]
-    except ConfigError as error:
-      plan = error
-    yield name, plan
+      (found,) = make(changed, first.target, limit=limit, quick=quick)
+    except (ConfigError, jax.errors.JaxRuntimeError) as error:
+      found = error  # the other changes may do
+    yield name, found
 
 
 def _changes(config: Config) -> Iterator[tuple[str, Config]]:
-  yield "as it is", config
   for rows in (config.latents.rows // 2, config.latents.rows * 2):
     if rows:
       yield f"rows {rows}", jobs.with_rows(config, rows)
-  for remat in ("none", "attention", "layer"):
+  for remat in ("none", "matmuls", "attention", "layer"):
     if remat != config.model.remat:
       model = dataclasses.replace(config.model, remat=remat)
       yield f"remat {remat}", dataclasses.replace(config, model=model)
   for mesh in (
     MeshConfig(),
+    MeshConfig(data=2),
     MeshConfig(tensor=2),
     MeshConfig(tensor=4),
+    MeshConfig(sequence=2),
     MeshConfig(data=-1, fsdp=8),
   ):
     if mesh != config.mesh:

@@ -1,14 +1,25 @@
 """What a plan says, for people: lines of text or a table in Markdown."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import Config
 from pyramid_jax.cost import estimate
 from pyramid_jax.cost.chips import GIB
 from pyramid_jax.cost.plan import Plan
 
 Lines = list[tuple[str, str]]
+
+
+def advice(config: Config, suited: Config) -> str:
+  """What a run needs to be planned, in words; see `plan.suited`."""
+  rows, tensor = config.latents.rows, suited.mesh.tensor
+  if suited == config:
+    return ""
+  return (
+    f"{rows} rows cannot be split over so many devices. Planned with heads "
+    f"and MLP over {tensor}; the run needs --config.mesh.tensor={tensor} too."
+  )
 
 
 def lines(plan: Plan) -> Lines:
@@ -139,7 +150,7 @@ def _course(plan: Plan) -> Lines:
   ]
 
 
-def course(plan: Plan, others: Sequence[tuple[str, object]]) -> Lines:
+def course(plan: Plan, others: Sequence[tuple[str, Config]]) -> Lines:
   """Days of the other stages of a curriculum, at this plan's utilisation."""
   out, total = [], plan.run.days
   for name, config in others:
@@ -168,8 +179,10 @@ def clip(plans: Sequence[Plan]) -> Lines:
 
 
 def text(entries: Iterable[tuple[str, str]], markdown: bool = False) -> str:
-  """The lines in two columns."""
+  """The lines in two columns; nothing of no lines."""
   entries = list(entries)
+  if not entries:
+    return ""
   if markdown:
     rows = [f"| {label} | {value} |" for label, value in entries]
     return "\n".join(["| | |", "|---|---|", *rows])
@@ -180,19 +193,37 @@ def text(entries: Iterable[tuple[str, str]], markdown: bool = False) -> str:
 
 
 SWEEP = ("change", "HBM GiB", "fits", "step s", "binds", "samples/s", "days")
+WIDTHS = (30, 7, 4, 7, 7, 9, 6)
 
 
-def sweep_row(name: str, found: Plan | ConfigError) -> tuple[str, ...]:
-  """A plan in one line."""
-  if isinstance(found, ConfigError):
-    return name, "-", "no: " + str(found).split(". ")[0], "-", "-", "-", "-"
-  memory = _gib(found.compiled.total)
-  if found.run is None:
-    verdict = "yes" if found.compiled.fits else "no"
+def sweep(
+  found: Iterable[tuple[str, Plan | Exception]], markdown: bool = False
+) -> Iterator[str]:
+  """A table of plans line by line, each as soon as it is made."""
+  yield _line(SWEEP, markdown)
+  if markdown:
+    yield "|" + "---|" * len(SWEEP)
+  for name, plan in found:
+    yield _line(_row(name, plan), markdown)
+
+
+def _line(cells: Sequence[str], markdown: bool) -> str:
+  if markdown:
+    return "| " + " | ".join(cells) + " |"
+  padded = (x.ljust(w) for x, w in zip(cells, WIDTHS, strict=True))
+  return "  ".join(padded).rstrip()
+
+
+def _row(name: str, plan: Plan | Exception) -> tuple[str, ...]:
+  if isinstance(plan, Exception):
+    return name, "-", "-", "-", "-", "-", "- " + str(plan).splitlines()[0]
+  memory, run = _gib(plan.compiled.total), plan.run
+  verdict = "yes" if plan.compiled.fits else "no"
+  if run is None:
     return name, memory, verdict, "-", "-", "-", "-"
-  run = found.run
-  return (name, memory, "yes", f"{run.estimate.step:.3f}", run.estimate.binds,
-          f"{run.samples:,.0f}", f"{run.days:.2f}")  # fmt: skip
+  return (name, memory, verdict, f"{run.estimate.step:.3f}",
+          run.estimate.binds, f"{run.samples:,.0f}",
+          f"{run.days:.2f}")  # fmt: skip
 
 
 def table(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from pyramid_jax.data import shapes
 from pyramid_jax.data.shapes_store import Stored
 from pyramid_jax.evals import shapes_report
 from pyramid_jax.evals.shapes_score import Seen, score
-from pyramid_jax.generate import export
-from pyramid_jax.generate.clips import Request, generate_clips
+from pyramid_jax.generate import clips, export
+from pyramid_jax.generate.clips import Request
 from pyramid_jax.generate.pipeline import Pipeline
 
 
@@ -59,6 +59,21 @@ class Dataset:
       )  # fmt: skip
       found.append(Question(clip.caption, clip.video))
     return found
+
+
+def dataset_of(workdir: str | pathlib.Path) -> Dataset:
+  """The dataset that a transformer's run names.
+
+  Raises:
+    ConfigError: it names none.
+  """
+  config, _ = checkpoint.read_meta(workdir, "dit")
+  if not config.videos.path:
+    raise ConfigError(
+      f"the run in {workdir} names no dataset of shapes; say with --shapes "
+      "which one it was trained on."
+    )
+  return Dataset(config.videos.path)
 
 
 def read_prompts(path: str | pathlib.Path, count: int) -> list[Question]:
@@ -123,7 +138,6 @@ def generate_missing(
   seed: int,
   batch: int,
   given: int = 0,
-  unit_done: Callable[[int], None] = lambda frames: None,
   **changes: Any,
 ) -> list[pathlib.Path]:
   """Makes the clips that a folder lacks; clip i depends on (seed, i) alone.
@@ -137,22 +151,16 @@ def generate_missing(
   options = pipeline.options(**changes)
   if given:
     _check_given(questions, given, options)
-  todo = [
+  requests = [
     Request(q.prompt, path, q.truth[:given] if given else None, number=i)
     for i, (q, path) in enumerate(zip(questions, paths, strict=True))
-    if not path.exists()
   ]
-  unit_done((len(paths) - len(todo)) * options.frames)
-  for start in range(0, len(todo), batch):
-    generate_clips(
-      pipeline,
-      todo[start : start + batch],
-      seed=seed,
-      batch=batch,
-      lossless=True,
-      unit_done=unit_done,
-      **changes,
-    )
+  bar = clips.frame_bar(requests, options.frames, desc="generate")
+  with bar:
+    clips.generate_missing(
+      pipeline, requests, seed=seed, batch=batch, lossless=True,
+      unit_done=bar.update, **changes,
+    )  # fmt: skip
   return paths
 
 

@@ -193,6 +193,34 @@ def folds_case(folder: pathlib.Path) -> bool:
     return path.with_name(path.name.upper()).exists()
 
 
+def check_fps(fps: float, workdir: str | os.PathLike) -> None:
+  """Raises ConfigError for a model of another frame rate than benchmarks'."""
+  if fps != FPS:
+    raise ConfigError(
+      f"{workdir} makes {fps:g} frames a second; a benchmark's clips have "
+      f"{FPS:g}."
+    )
+
+
+def tell_differences(name: str, clips: Sequence[Clip], frames: int) -> None:
+  """Says what makes scores of these clips incomparable with published ones."""
+  kind = BENCHMARKS[name]
+  # where files have numbers a prompt may come again
+  prompts = len({c.prompt for c in clips} if kind.named else clips)
+  if (prompts, len(clips)) != (kind.prompts, kind.clips):
+    log.warning(
+      "%d prompts and %d clips; the full set has %d and %d",
+      prompts,
+      len(clips),
+      kind.prompts,
+      kind.clips,
+    )
+  if frames != kind.frames:
+    log.warning(
+      "%d frames a clip; published results have %d", frames, kind.frames
+    )
+
+
 def manifest_path(out: str | os.PathLike) -> pathlib.Path:
   """Beside the folder, which holds clips alone."""
   out = pathlib.Path(out)

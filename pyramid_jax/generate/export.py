@@ -131,6 +131,24 @@ def check_ending(path: str | os.PathLike):
     raise ConfigError(f"{path} must end in .mp4, .gif or .png.")
 
 
+def clip_paths(out: str, prompts: Sequence[str]) -> list[pathlib.Path]:
+  """A file for each clip: `out` itself of one, else in the folder `out`.
+
+  Raises:
+    ConfigError: one file for several clips, or an ending of no kind.
+  """
+  path = pathlib.Path(out)
+  if len(prompts) == 1 and not out.endswith("/") and path.suffix:
+    check_ending(path)
+    return [path]
+  if path.suffix:
+    raise ConfigError(
+      f"--out={out} is one file for {len(prompts)} clips; name a folder."
+    )
+  names = numbered([slug(prompt) for prompt in prompts])
+  return [path / f"{name}.mp4" for name in names]
+
+
 def contact_sheet(
   path: pathlib.Path,
   captions: Sequence[str],

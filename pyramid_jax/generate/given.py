@@ -2,10 +2,11 @@
 
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import ConfigError, GenerateConfig
 from pyramid_jax.data import video
 from pyramid_jax.data.damage import BadVideo
 from pyramid_jax.data.files import IMAGE_ENDINGS
@@ -39,3 +40,38 @@ def read_given(
   if clip.trimmed:
     log.warning("%s: the last %d frames are left out.", path, clip.trimmed)
   return clip.video
+
+
+def read_all(
+  images: Sequence[str],
+  videos: Sequence[str],
+  prompts: int,
+  options: GenerateConfig,
+) -> list[np.ndarray | None]:
+  """The frames that each prompt goes on from, or None.
+
+  Raises:
+    ConfigError: both kinds, another number of files than one or one a prompt,
+      clips too short to go on from a video, or as `read_given`.
+  """
+  files = [*images, *videos]
+  if images and videos:
+    raise ConfigError("give --image or --video, not both.")
+  if not files:
+    return [None] * prompts
+  if len(files) not in (1, prompts):
+    raise ConfigError(
+      f"{len(files)} files to go on from for {prompts} prompts; give one, or "
+      "one a prompt."
+    )
+  room = options.frames - 8
+  if videos and room < 9:
+    raise ConfigError(
+      f"a video takes 9 frames at least and leaves 8; frames is "
+      f"{options.frames}, make it 17 or more."
+    )
+  read = [
+    read_given(file, options.height, options.width, max(room, 1), options.fps)
+    for file in files
+  ]
+  return read if len(read) == prompts else read * prompts

@@ -101,22 +101,8 @@ class Pipeline:
     """
     mesh, here = mesh or sharding.make_mesh(MeshConfig()), pathlib.Path(workdir)
     config, meta = checkpoint.read_meta(here, "dit")
-    if "latents" not in meta:
-      raise CheckpointError(
-        f"{workdir} is a start for training (pyramid-convert --sd3), no model "
-        "that can generate; name the --workdir of a pyramid-train."
-      )
+    places = _places(here, meta, vae, text)
     data = meta["latents"]
-    places = {
-      "vae": vae or here / data["vae_path"],
-      "text": text or here / data["text_path"],
-    }
-    for name, path in places.items():
-      if not pathlib.Path(path).is_dir():
-        raise CheckpointError(
-          f"{workdir} was trained with the {name} of {path}, which is not "
-          f"there; say with --{name} where it is now."
-        )
 
     def checked(name: str, part):
       wanted, found = data[f"{name}_fingerprint"], ""
@@ -346,3 +332,26 @@ class Pipeline:
       pooled = np.stack([p for _, p in rows])[:, None]
       result[unit] = dict(text=features, text_segment=segment, pooled=pooled)
     return result
+
+
+def _places(
+  workdir: pathlib.Path, meta: Mapping[str, Any], vae: str, text: str
+) -> dict[str, str | pathlib.Path]:
+  """Where the VAE and the text encoder of a model are."""
+  if "latents" not in meta:
+    raise CheckpointError(
+      f"{workdir} is a start for training (pyramid-convert --sd3), no model "
+      "that can generate; name the --workdir of a pyramid-train."
+    )
+  data = meta["latents"]
+  places = {
+    "vae": vae or workdir / data["vae_path"],
+    "text": text or workdir / data["text_path"],
+  }
+  for name, path in places.items():
+    if not pathlib.Path(path).is_dir():
+      raise CheckpointError(
+        f"{workdir} was trained with the {name} of {path}, which is not "
+        f"there; say with --{name} where it is now."
+      )
+  return places

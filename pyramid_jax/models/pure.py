@@ -159,9 +159,13 @@ def stack(make: Callable[[nnx.Rngs], nnx.Module], n: int, rngs: nnx.Rngs):
   return module
 
 
+ATTENTION = jax.checkpoint_policies.save_only_these_names("attn_residual")
 REMAT = {
   "none": None,
-  "attention": jax.checkpoint_policies.save_only_these_names("attn_residual"),
+  "matmuls": jax.checkpoint_policies.save_from_both_policies(
+    ATTENTION, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+  ),
+  "attention": ATTENTION,
   "layer": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -6,7 +6,7 @@ import logging
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from pyramid_jax.config import Config, UserError
 from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train.metrics import Reporter, say
 from pyramid_jax.train.program import Program
+from pyramid_jax.train.spikes import Spikes
 from pyramid_jax.train.state import TrainState
 from pyramid_jax.train.trace import Trace
 
@@ -63,6 +64,8 @@ class Task:
     frozen: the parameters of the program's frozen networks.
     picture: uint8 [H, W, 3], what the weights do by now; the same on all
       processes, each of which has to ask.
+    like: step -> what its batch has in common with the batches whose losses
+      its own is compared with.
   """
 
   program: Program
@@ -75,6 +78,7 @@ class Task:
   meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   frozen: Mapping[str, Params] = dataclasses.field(default_factory=dict)
   picture: Callable[[TrainState], np.ndarray] | None = None
+  like: Callable[[int], Hashable] = lambda step: None
 
 
 def run(
@@ -103,48 +107,30 @@ def run(
   """
   train = config.train
   started = time.monotonic() if started is None else started
-  with jax.set_mesh(mesh), contextlib.ExitStack() as ending:
+  with jax.set_mesh(mesh), _peers(), contextlib.ExitStack() as ending:
     stop = _StopSignal()
     ending.callback(stop.restore)
     checkpoints = Checkpoints(workdir, train.keep, writing=True)
     ending.push(_closing(checkpoints))
-    ending.enter_context(_peers())
     state = _first_state(config, mesh, task, checkpoints)
     start = int(state.step)
     if start >= train.steps:
       log.info("%s is already trained to step %d.", workdir, start)
       return state
-    step = task.program.jitted(mesh)
-    key = jax.random.key(config.seed)
-    report = Reporter(
-      workdir, start, train.steps, task.unit, train.spike,
-      task.rows, task.samples, utilisation,
-    )  # fmt: skip
+    spikes = Spikes(train.spike, task.rows, task.samples, task.like)
+    end, unit = train.steps, task.unit
+    report = Reporter(workdir, start, end, unit, spikes, utilisation)
     ending.callback(report.close)
     trace = Trace(workdir / "profile", train.profile)
     ending.callback(trace.close)
-    batches = task.batches(start)
-    for n in range(start, train.steps):
-      trace.before(n + 1)
-      local = next(batches)
-      rows = len(task.rows(n))
-      batch = sharding.place_batch(mesh, local, rows)
-      state, metrics = step(state, batch, key, **task.frozen)
-      # processes may share rows, but every row counts once
-      held = len(next(iter(local.values())))
-      report.add(metrics, task.items(local) * rows / held)
-      trace.after(n + 1, metrics)
+    taken = _steps(config, mesh, task, state, report, trace)
+    for n, state in taken:
       if n == start:
-        jax.block_until_ready(metrics)
+        jax.block_until_ready(state)
         say(f"first step after {time.monotonic() - started:.1f} s")
       last, stopping = n + 1 == train.steps, stop.requested(n)
-      due = stopping or (n + 1) % train.save_every == 0
-      if n == 0 or (n + 1) % train.log_every == 0 or last or due:
-        _refuse_nonfinite(state, train.max_nonfinite, task)
-        report.report(n + 1, skipped=int(state.skipped))
-      shown = train.pictures and (last or (n + 1) % train.pictures == 0)
-      if shown and task.picture:
-        report.picture(n + 1, task.picture(state))
+      due = last or stopping or (n + 1) % train.save_every == 0
+      _report(config, task, state, report, n + 1, due)
       if due and not last:
         checkpoints.save(n + 1, _items(state), config, **task.meta)
       if stopping and not last:
@@ -152,9 +138,44 @@ def run(
         raise TrainingStopped(f"stopped and saved at step {n + 1}.")
     metrics, meta = task.finish(state)
     if metrics:
-      report.write(train.steps, metrics)
-    checkpoints.save(train.steps, _items(state), config, **task.meta, **meta)
+      report.write(end, metrics)
+    checkpoints.save(end, _items(state), config, **task.meta, **meta)
   return state
+
+
+def _steps(
+  config: Config, mesh, task: Task, state: TrainState, report, trace
+) -> Iterator[tuple[int, TrainState]]:
+  """Takes the remaining steps: (number from 0 on, the state after it)."""
+  step = task.program.jitted(mesh)
+  key, start = jax.random.key(config.seed), int(state.step)
+  batches = task.batches(start)
+  for n in range(start, config.train.steps):
+    trace.before(n + 1)
+    local, rows = next(batches), len(task.rows(n))
+    batch = sharding.place_batch(mesh, local, rows)
+    state, metrics = step(state, batch, key, **task.frozen)
+    # processes may share rows, but every row counts once
+    held = len(next(iter(local.values())))
+    report.add(metrics, task.items(local) * rows / held)
+    trace.after(n + 1, metrics)
+    yield n, state
+
+
+def _report(config, task: Task, state: TrainState, report, step: int, due):
+  """Writes metrics and a picture where it is time, always before a save.
+
+  Raises:
+    NonFiniteError: the state is not to be saved.
+  """
+  train = config.train
+  if due or step == 1 or step % train.log_every == 0:
+    _refuse_nonfinite(state, train.max_nonfinite, task)
+    report.report(step, skipped=int(state.skipped))
+  last = step == train.steps
+  shown = train.pictures and (last or step % train.pictures == 0)
+  if shown and task.picture:
+    report.picture(step, task.picture(state))
 
 
 def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):

@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,8 +15,6 @@ import numpy as np
 from tqdm import tqdm
 
 from pyramid_jax.train.spikes import Spikes
-
-NAMED = 8  # samples of a spike that the terminal shows; the file has all
 
 
 def say(text: str) -> None:
@@ -33,10 +31,8 @@ class Reporter:
   same for TensorBoard, `workdir/pictures` a png a picture. Lines of steps that
   a resumed run takes again are removed first.
 
-  A step whose loss or gradient is not finite, or whose loss is above `spike`
-  times its running median, has a line of its own with the rows and samples of
-  its batch: `rows` and `samples` say which for batch n, that of step n + 1.
-  `utilisation` gives the MFU from the steps a second.
+  A step that stands out by `spikes` has a line of its own with the rows and
+  samples of its batch. `utilisation` gives the MFU from the steps a second.
   """
 
   def __init__(
@@ -45,14 +41,12 @@ class Reporter:
     step: int,
     steps: int,
     unit: str,
-    spike: float = 0.0,
-    rows: Callable[[int], range] = lambda n: range(0),
-    samples: Callable[[int], Sequence[str]] = lambda n: (),
+    spikes: Spikes | None = None,
     utilisation: Callable[[float], float] | None = None,
   ):
     self.writes = jax.process_index() == 0
     self.pending: list[Mapping] = []
-    self.spikes, self.rows, self.samples = Spikes(spike), rows, samples
+    self.spikes = spikes or Spikes()
     self.unit, self.items, self.utilisation = unit, 0.0, utilisation
     self.since = time.perf_counter()
     self.path, self.pictures = workdir / "metrics.jsonl", workdir / "pictures"
@@ -81,7 +75,10 @@ class Reporter:
     """
     fetched = jax.device_get(self.pending)
     for n, metrics in enumerate(fetched, step - len(fetched)):
-      self._watch(n, metrics)
+      spike = self.spikes.look(n, metrics)
+      if spike and self.writes:
+        self._line(spike.record())
+        say(str(spike))
     values = _mean(fetched)
     seconds = time.perf_counter() - self.since
     values["steps_per_second"] = len(fetched) / seconds
@@ -91,35 +88,6 @@ class Reporter:
     self.pending, self.items = [], 0.0
     self.since = time.perf_counter()
     return self.write(step, {**values, **more})
-
-  def _watch(self, n: int, metrics: Mapping) -> None:
-    """Names rows and samples of batch n if its loss stands out."""
-    loss, median = float(metrics["loss"]), self.spikes.median
-    finite = math.isfinite(loss + float(metrics.get("grad_norm", 0.0)))
-    if not self.spikes.stands_out(loss if finite else math.nan):
-      return
-    if not self.writes:
-      return
-    rows, samples = self.rows(n), list(self.samples(n))
-    known = loss if math.isfinite(loss) else None
-    self._line(
-      {
-        "step": n + 1,
-        "spike": known,
-        "finite": finite,
-        "median": median,
-        "rows": [rows.start, rows.stop - 1],
-        "samples": samples,
-      }
-    )
-    what = "loss or gradient is not finite"
-    if finite:
-      what = f"loss {loss:.4g} is {loss / median:.1f} times its median"
-    more = f" and {len(samples) - NAMED} more" if len(samples) > NAMED else ""
-    say(
-      f"step {n + 1}: {what}; rows {rows.start} to {rows.stop - 1}: "
-      f"{', '.join(samples[:NAMED])}{more}"
-    )
 
   def _line(self, values: Mapping[str, Any]) -> None:
     with self.path.open("a") as file:

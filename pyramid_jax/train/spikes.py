@@ -3,9 +3,56 @@
 import collections
 import math
 import statistics
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 WINDOW = 100  # losses that the median is taken over
 LEAST = 20  # before there are so many, no step stands out
+NAMED = 8  # samples that a line of text names; the record has all
+
+
+class Spike(NamedTuple):
+  """A step whose loss or gradient is not finite, or whose loss is high.
+
+  Attributes:
+    step: counted from 1.
+    loss: of its batch.
+    finite: whether the loss and its gradient are.
+    median: of the losses before it; None of too few.
+    rows: of its batch, counted over the run.
+    samples: names of the samples in its batch.
+  """
+
+  step: int
+  loss: float
+  finite: bool
+  median: float | None
+  rows: range
+  samples: Sequence[str]
+
+  def record(self) -> dict[str, Any]:
+    """What metrics.jsonl keeps of it."""
+    return {
+      "step": self.step,
+      # JSON has no NaN
+      "spike": self.loss if math.isfinite(self.loss) else None,
+      "finite": self.finite,
+      "median": self.median,
+      "rows": [self.rows.start, self.rows.stop - 1],
+      "samples": list(self.samples),
+    }
+
+  def __str__(self) -> str:
+    what = "loss or gradient is not finite"
+    if self.finite:
+      ratio = self.loss / self.median
+      what = f"loss {self.loss:.4g} is {ratio:.1f} times its median"
+    count = len(self.samples)
+    more = f" and {count - NAMED} more" if count > NAMED else ""
+    return (
+      f"step {self.step}: {what}; rows {self.rows.start} to "
+      f"{self.rows.stop - 1}: {', '.join(self.samples[:NAMED])}{more}"
+    )
 
 
 class Spikes:
@@ -14,25 +61,32 @@ class Spikes:
   Args:
     factor: a loss above `factor` times the median stands out; 0: none does,
       unless it is not finite.
+    rows: which rows batch n, that of step n + 1, has.
+    samples: which samples.
+    kind: of batch n; losses are compared with those of their kind alone.
   """
 
-  def __init__(self, factor: float):
-    self.factor = factor
-    self.losses = collections.deque(maxlen=WINDOW)
+  def __init__(
+    self,
+    factor: float = 0.0,
+    rows: Callable[[int], range] = lambda n: range(0),
+    samples: Callable[[int], Sequence[str]] = lambda n: (),
+    kind: Callable[[int], Hashable] = lambda n: None,
+  ):
+    self.factor, self.rows, self.samples = factor, rows, samples
+    self.kind = kind
+    self.losses = collections.defaultdict(
+      lambda: collections.deque(maxlen=WINDOW)
+    )
 
-  @property
-  def median(self) -> float | None:
-    """Of the finite losses so far, or None of too few."""
-    if len(self.losses) < LEAST:
-      return None
-    return statistics.median(self.losses)
-
-  def stands_out(self, loss: float) -> bool:
-    """Whether this loss, the next of the run, is reported."""
-    median = self.median
-    if not math.isfinite(loss):
-      return True
-    self.losses.append(loss)
-    if median is None or not self.factor:
-      return False
-    return loss > self.factor * median
+  def look(self, n: int, metrics: Mapping[str, float]) -> Spike | None:
+    """The spike of batch n, the next of the run, if it is one."""
+    loss, before = float(metrics["loss"]), self.losses[self.kind(n)]
+    median = statistics.median(before) if len(before) >= LEAST else None
+    finite = math.isfinite(loss + float(metrics.get("grad_norm", 0.0)))
+    if finite:
+      before.append(loss)
+      known = median is not None and self.factor
+      if not known or loss <= self.factor * median:
+        return None
+    return Spike(n + 1, loss, finite, median, self.rows(n), self.samples(n))

@@ -64,6 +64,7 @@ def make_task(
     items=lambda batch: float(np.prod(batch["video"].shape[:2])),
     finish=finish,
     picture=lambda state: held_out.picture(state.ema),
+    like=clips.schedule.shape,
   )
 
 

@@ -66,7 +66,7 @@ def calls(f, platform, mesh=(1, 1)):
 
 
 @pytest.mark.parametrize("platform", ["tpu", "gpu"])
-@pytest.mark.parametrize("remat", ["attention", "layer"])
+@pytest.mark.parametrize("remat", ["matmuls", "attention", "layer"])
 def test_remat_that_keeps_attention_runs_the_forward_kernel_once(
   remat, platform
 ):

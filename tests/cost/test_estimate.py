@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import Config, ConfigError, LatentDataConfig
 from pyramid_jax.cost import chips, estimate
 from pyramid_jax.cost.flops import Flops
 from pyramid_jax.cost.hlo import Collective
+from pyramid_jax.cost.workload import Workload
 
 CHIP = chips.Chip(
   "hand", peak=100.0, hbm=1.0, bandwidth=10.0, link=5.0, slow=1.0, island=8,
@@ -72,3 +73,17 @@ def test_every_chip_names_its_source():
     # compute grows faster than memory: more than 100 FLOPs a byte everywhere
     assert chip.peak / chip.bandwidth > 100
     assert chip.slow < chip.link < chip.bandwidth
+
+
+def test_by_formula_remat_that_keeps_matmuls_recomputes_none():
+  target = chips.target("v5p:2x2x2")
+  config = Config(latents=LatentDataConfig(rows=8))
+  row = Workload(1.0, 1000.0, 50.0, 1e6, 2e6, "")
+
+  def dense(remat):
+    model = dataclasses.replace(config.model, remat=remat)
+    changed = dataclasses.replace(config, model=model)
+    return estimate.by_formula(changed, row, target)[1].dense
+
+  assert dense("matmuls") == dense("none") < dense("attention")
+  assert dense("attention") == dense("layer") < 1.4 * dense("none")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from pyramid_jax.cost import hlo
+from pyramid_jax.cost import arrays, hlo
 from pyramid_jax.cost.compile import exhausted
 
 
@@ -62,6 +62,35 @@ def test_a_loop_reads_of_stacked_weights_a_layer_at_a_time():
   assert traffic < 12 * w.nbytes  # not 50 times the stack
 
 
+def test_a_fusion_moves_the_parts_that_fusions_in_it_slice_and_write():
+  module = hlo.Module("""
+%inner (p: bf16[9,64,8], i: s32[]) -> bf16[64,8] {
+  %p = bf16[9,64,8]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %i = s32[] parameter(1)
+  %part = bf16[1,64,8]{2,1,0} dynamic-slice(%p, %i), dynamic_slice_sizes={1}
+  ROOT %view = bf16[64,8]{1,0} bitcast(%part)
+}
+%outer (s: bf16[9,64,8], t: f32[9,64,8], i: s32[]) -> (f32[9,64,8], f32[64,8]) {
+  %s = bf16[9,64,8]{2,1,0} parameter(0)
+  %t = f32[9,64,8]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %slice = bf16[64,8]{1,0} fusion(%s, %i), kind=kLoop, calls=%inner
+  %x = f32[64,8]{1,0} convert(%slice)
+  %y = f32[1,64,8]{2,1,0} bitcast(%x)
+  %new = f32[9,64,8]{2,1,0} dynamic-update-slice(%t, %y, %i)
+  ROOT %both = (f32[9,64,8]{2,1,0}, f32[64,8]{1,0}) tuple(%new, %x)
+}
+ENTRY %main (s: bf16[9,64,8], t: f32[9,64,8], i: s32[]) -> f32[9,64,8] {
+  %s = bf16[9,64,8]{2,1,0} parameter(0)
+  %t = f32[9,64,8]{2,1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %f = (f32[9,64,8]{2,1,0}, f32[64,8]{1,0}) fusion(%s, %t, %i), calls=%outer
+}
+""")
+  read, written = 64 * 8 * 2, 2 * 64 * 8 * 4  # a layer of each, and %x
+  assert module.traffic() == read + written + 4
+
+
 @pytest.mark.parametrize(
   "groups, size",
   [
@@ -95,6 +124,40 @@ def test_tpu_layouts_and_reduced_scatters_are_read():
   assert module.traffic() == 128.0  # the result stays on the chip
 
 
+@pytest.mark.parametrize(
+  "line, kind, size",
+  [
+    (
+      "((bf16[16,4]{1,0}, f32[16]{0}), (bf16[2,4]{1,0}, f32[2]{0})) "
+      "reduce-scatter-start(%a, %b)",
+      "reduce-scatter",
+      16 * 4 * 2 + 16 * 4,
+    ),
+    (
+      "((bf16[2,4]{1,0:T(8,128)(2,1)}, f32[2]{0}), (bf16[16,4]{1,0}, "
+      "f32[16]{0})) all-gather-start(%a, %b)",
+      "all-gather",
+      16 * 4 * 2 + 16 * 4,
+    ),
+    (
+      "(f32[2]{0}, f32[16]{0}, u32[]{:S(2)}) all-gather-start(%a)",
+      "all-gather",
+      16 * 4,
+    ),
+    ("(f32[16]{0}, f32[8]{0}) all-reduce-start(%a, %b)", "all-reduce", 96),
+    ("f32[2]{0} reduce-scatter(%a)", "reduce-scatter", 16 * 4),
+  ],
+)
+def test_an_exchange_of_many_arrays_counts_each_once(line, kind, size):
+  module = hlo.Module(
+    "ENTRY %main (a: f32[16]) -> f32[2] {\n"
+    f"  %x = {line}, replica_groups=[4,8]<=[32]\n"
+    "}\n"
+  )
+  ((found, group, count, total, _),) = module.collectives()
+  assert (found, group, count, total) == (kind, 8, 1, size)
+
+
 def test_what_a_compiler_lacks_is_read_from_its_message():
   message = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of
 memory in memory space hbm. Used 17.50G of 15.75G hbm.
@@ -108,12 +171,38 @@ memory in memory space hbm. Used 17.50G of 15.75G hbm.
   2. Size: 512.00M
      Shape: bf16[16384,16384]{1,0}
 """
-  total, largest = exhausted(message)
+  total, largest = exhausted(message, 1.0)
   assert total == 17.5 * 2**30
   assert largest == [
     (3.5 * 2**30, "f32[30000,30000]", "jit(step)/dot_general"),
     (512 * 2**20, "bf16[16384,16384]", "argument"),
   ]
+
+
+def test_what_is_lacking_early_is_read_from_its_message_too():
+  message = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required "
+    "for HLO temporaries (141.83G) exceeds available HBM (95.74G).\n"
+  )
+  total, largest = exhausted(message, arguments=5e9)
+  assert total == 141.83 * 2**30 + 5e9 and largest == []
+
+
+def test_of_a_traced_program_the_largest_arrays_are_those_that_loops_keep():
+  def layer(x, w):
+    return jnp.tanh(x @ w), None
+
+  def loss(w, x):
+    return jax.lax.scan(layer, x, w)[0].sum()
+
+  program = jax.make_jaxpr(jax.grad(loss))(
+    jnp.ones((6, 8, 8)), jnp.ones((32, 8))
+  )
+  found = arrays.largest(program, devices=4)
+  size, shape, what = found[0]
+  assert (size, shape) == (6 * 32 * 8 * 4 / 4, "f32[6,32,8]")
+  assert what.endswith(", of all 6 steps of a loop")
+  assert [x[0] for x in found] == sorted((x[0] for x in found), reverse=True)
 
 
 def test_bytes_of_tuples_and_small_types():

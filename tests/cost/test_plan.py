@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from pyramid_jax import sharding
-from pyramid_jax.config import Config, ConfigError, from_dict
-from pyramid_jax.cost import jobs, plan
-from pyramid_jax.cost.compile import tree_bytes
+from pyramid_jax.config import Config, ConfigError, differences, from_dict
+from pyramid_jax.cost import chips, estimate, jobs, plan, report
+from pyramid_jax.cost.compile import Compiled, tree_bytes
+from pyramid_jax.cost.flops import Flops
 from pyramid_jax.data import pipeline, shapes_store
 from pyramid_jax.data.clips import TrainingClips
 from pyramid_jax.data.packing import Planner
@@ -69,7 +70,11 @@ def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
     (["topology=cpu:8", "config.mesh.data=3"], "needs 6 devices; there are 8"),
     (["topology=cpu:8", "config.latents.rows=9"], "9 rows cannot be split"),
     (["topology=cpu:8", "slices=3"], r"mesh\.data 1 is not a .* --slices=3"),
-    (["topology=cpu:8", "vae", "generate"], "--vae or --generate, not both"),
+    (
+      ["topology=cpu:8", "vae", "generate"],
+      "--vae, --generate or --sweep, one",
+    ),
+    (["topology=cpu:8", "generate", "sweep"], "one of them; --sweep is of a"),
     (["topology=v5e:2x2"], r'pip install "jax\[tpu\]=='),
     (["topology=h100:8"], r'pip install "jax\[cuda13\]=='),
     ([], r"--topology \(A slice: .*\) is missing"),
@@ -138,3 +143,102 @@ def test_a_slice_takes_its_share_of_the_clips_of_a_vae():
   config = from_dict(Config, settings)
   with pytest.raises(ConfigError, match=r"batch 4 is not a .*=3; nearest: 6"):
     plan.one_slice(config, 3)
+
+
+def sweep_of(monkeypatch, answer):
+  """The changes that a sweep makes to the tiny run, and what it prints."""
+  asked = []
+
+  def make(config, target, **_):
+    asked.append(config)
+    yield answer(config)
+
+  monkeypatch.setattr(plan, "make", make)
+  config = from_dict(Config, tiny.get_config().to_dict())
+  first = made(config)
+  return asked, list(report.sweep(plan.sweep(first)))
+
+
+def made(config, fits=True):
+  """A plan of which nothing but memory is known."""
+  compiled = Compiled(
+    "step", {}, 0.0, 3 * 2.0**30, 95 * 2.0**30, fits, [], 0.0, 0.0, False, 0,
+    0.0, [], 1.0,
+  )  # fmt: skip
+  target = chips.target("v5p:2x2x2")
+  return plan.Plan(config, target, {}, compiled, None, None, None, Flops(0, 0))
+
+
+def test_a_sweep_changes_one_thing_at_a_time(monkeypatch):
+  asked, lines = sweep_of(monkeypatch, made)
+  original = from_dict(Config, tiny.get_config().to_dict())
+  assert original not in asked  # it is planned already
+  for config in asked:
+    (change,) = differences(original, config)[:1]
+    group = change.split(":")[0].rsplit(".", 1)[0]
+    assert all(d.startswith(group) for d in differences(original, config))
+  assert len(lines) == 2 + len(asked)
+  assert {c.model.remat for c in asked} == {
+    "none", "matmuls", "attention", "layer",
+  }  # fmt: skip
+  starts = [line.index("3.00") for line in lines[1:]]
+  assert set(starts) == {lines[0].index("HBM")}  # columns
+
+
+def test_a_sweep_goes_on_after_what_cannot_be(monkeypatch):
+  def answer(config):
+    if config.mesh.tensor == 2:
+      raise ConfigError("9 rows cannot be split.\nMore.")
+    return made(config, fits=config.mesh.tensor == 1)
+
+  asked, lines = sweep_of(monkeypatch, answer)
+  (refused_line,) = [x for x in lines if x.endswith("9 rows cannot be split.")]
+  assert refused_line.startswith("mesh fsdp the rest, tensor 2")
+  (no,) = [x for x in lines if x.startswith("mesh fsdp the rest, tensor 4")]
+  assert no.split()[-5] == "no"
+  assert lines.index(no) > lines.index(refused_line)
+
+
+def test_days_of_other_stages_follow_from_this_ones_utilisation():
+  config = from_dict(Config, tiny.get_config().to_dict())
+  target = chips.target("v5p:2x2x2")
+  run = plan.formula(config, target)
+  longer = dataclasses.replace(
+    config, train=dataclasses.replace(config.train, steps=30)
+  )
+  known = made(config)._replace(run=run)
+  lines = dict(report.course(known, [("longer.py", longer)]))
+  share = 30 / config.train.steps
+  np.testing.assert_allclose(
+    estimate.days_alike(run, longer, target), share * run.days
+  )
+  assert lines["longer.py"].startswith("30 steps: ")
+  hours = 24 * 8 * (1 + share) * run.days
+  assert lines["all stages"].endswith(f"days, {hours:,.0f} chip-hours")
+
+
+@pytest.mark.parametrize(
+  "model, topology, mesh, tensor",
+  [
+    ("mmdit", "v5p:8x8x16", {}, 8),  # 1024 devices for 128 rows
+    ("mmdit", "v5p:4x4x4", {}, 1),
+    ("mmdit", "v6e:16x16", {"tensor": 2}, 2),
+    ("mmdit", "v6e:16x16", {}, 2),
+    ("mmdit", "h100:256", {"data": -1, "fsdp": 8}, 2),
+    ("miniflux", "v5p:4x8x8", {}, 2),
+    ("miniflux", "v5p:8x8x8", {}, 1),  # 4 do not divide 30 heads: refused
+    ("mmdit", "v6e:16x16", {"fsdp": 256}, 1),  # as it is asked for: refused
+  ],
+)
+def test_devices_share_rows_where_there_are_more_devices(
+  model, topology, mesh, tensor
+):
+  made = runpy.run_path(str(ROOT / "configs" / "curriculum.py"))
+  config = from_dict(Config, made["get_config"](f"{model}_768p"))
+  changed = dataclasses.replace(config.mesh, **mesh)
+  config = dataclasses.replace(config, mesh=changed)
+  target = chips.target(topology)
+  found = plan.suited(config, target)
+  assert found.mesh.tensor == tensor
+  asked = f"--config.mesh.tensor={tensor}" in report.advice(config, found)
+  assert asked == (found != config)

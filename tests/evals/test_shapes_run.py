@@ -13,7 +13,7 @@ from pyramid_jax.data.shapes_store import ShapesConfig, write
 from pyramid_jax.evals import shapes_report, shapes_run
 from pyramid_jax.evals.shapes_run import Question, begin, score_files
 from pyramid_jax.evals.shapes_score import Seen
-from pyramid_jax.generate import export
+from pyramid_jax.generate import clips, export
 from tests.commands import refused, run
 
 HELDOUT = [shapes.render(i, 0, 9, split="heldout") for i in range(5)]
@@ -64,14 +64,14 @@ def test_heldout_clips_beyond_the_stored_ones_are_drawn_like_them(dataset):
 def test_only_missing_clips_are_generated(tmp_path, monkeypatch):
   made = []
 
-  def generate(pipeline, requests, *, seed, lossless, **options):
-    assert lossless and seed == 3
+  def generate(pipeline, requests, *, seed, lossless, batch, **options):
+    assert lossless and (seed, batch) == (3, 2)
     made.append([request.number for request in requests])
     for request in requests:
       assert request.given is None
       save(request.path, HELDOUT[0].video, prompt=request.prompt)
 
-  monkeypatch.setattr(shapes_run, "generate_clips", generate)
+  monkeypatch.setattr(clips, "generate_clips", generate)
   pipeline = types.SimpleNamespace(options=lambda **changes: OPTIONS)
   again = lambda: shapes_run.generate_missing(
     pipeline, QUESTIONS, tmp_path, seed=3, batch=2

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from pyramid_jax.models import causal_conv
 from pyramid_jax.models.causal_conv import CausalConv, SpaceUp, TimeUp
 from pyramid_jax.models.init import resampling
 
 make = functools.partial(CausalConv, 3, 4, rngs=nnx.Rngs(0), dtype="float32")
+
+
+@pytest.fixture(params=["cpu", "tpu"])
+def machine(request, monkeypatch):
+  """A convolution as it is made for a platform; all of them run here."""
+  monkeypatch.setattr(causal_conv, "platform", lambda: request.param)
 
 
 def random_conv(**strides):
@@ -44,7 +51,7 @@ def plain(conv, x):
 @pytest.mark.parametrize(
   "strides", [{}, {"time_stride": 2}, {"space_stride": 2}]
 )
-def test_taps_add_up_to_a_3d_convolution(frames, strides):
+def test_it_is_a_3d_convolution_on_every_platform(frames, strides, machine):
   conv, x = random_conv(**strides), clip(frames)
   # sums of 81 products of order one, in float32
   np.testing.assert_allclose(conv(x, None)[0], plain(conv, x), atol=2e-5)
@@ -60,7 +67,7 @@ def test_taps_add_up_to_a_3d_convolution(frames, strides):
     ({"space_stride": 2}, (1, 3, 2)),
   ],
 )
-def test_chunks_of_any_size_give_the_whole(strides, sizes):
+def test_chunks_of_any_size_give_the_whole(strides, sizes, machine):
   conv, x = random_conv(**strides), clip(sum(sizes))
   cache, parts = None, []
   for chunk in jnp.split(x, np.cumsum(sizes)[:-1], 1):
@@ -70,12 +77,14 @@ def test_chunks_of_any_size_give_the_whole(strides, sizes):
   np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, atol=2e-5)
 
 
-def test_a_single_frame_pays_for_one_tap():
+def test_a_single_frame_pays_for_one_tap_and_tpus_compile_one(monkeypatch):
   conv = random_conv()
   count = lambda frames: str(
     jax.make_jaxpr(lambda x: conv(x, None)[0])(clip(frames))
   ).count("conv_general_dilated[")
   assert [count(frames) for frames in (1, 2, 3, 9)] == [1, 2, 3, 3]
+  monkeypatch.setattr(causal_conv, "platform", lambda: "tpu")
+  assert [count(frames) for frames in (1, 2, 3, 9)] == [1, 1, 1, 1]
 
 
 def test_the_first_frame_alone_is_not_doubled_in_time():

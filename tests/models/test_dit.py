@@ -110,7 +110,7 @@ def test_text_never_sees_later_frames_nor_other_segments():
   np.testing.assert_array_equal(grad[~own], 0)
 
 
-@pytest.mark.parametrize("remat", ["attention", "layer"])
+@pytest.mark.parametrize("remat", ["matmuls", "attention", "layer"])
 def test_remat_changes_the_program_but_not_the_gradient(remat):
   def grad_of(remat):
     model, params, parts = small(remat=remat)

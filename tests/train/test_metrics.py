@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 
 from pyramid_jax.train.metrics import Reporter
+from pyramid_jax.train.spikes import Spikes
 
 
 def lines(folder):
@@ -145,12 +146,15 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
   assert not (tmp_path / "run").exists()
 
 
-def watch(folder, values, spike, every=10):
+def watch(folder, values, spike, kind=lambda n: None, every=10):
   """Reports steps of these (loss, gradient norm)s; the lines of spikes."""
   reporter = Reporter(
-    folder, 0, len(values), "tokens", spike,
-    rows=lambda n: range(4 * n, 4 * n + 4),
-    samples=lambda n: [f"clip {n}.{i}" for i in range(10)],
+    folder, 0, len(values), "tokens", Spikes(
+      spike,
+      lambda n: range(4 * n, 4 * n + 4),
+      lambda n: [f"clip {n}.{i}" for i in range(10)],
+      kind,
+    ),
   )  # fmt: skip
   for step, (loss, norm) in enumerate(values, 1):
     metrics = {"loss": np.float32(loss), "grad_norm": np.float32(norm)}
@@ -195,3 +199,15 @@ def test_what_is_not_finite_is_named_from_the_first_step_on(tmp_path):
 
 def test_without_a_factor_no_finite_loss_is_named(tmp_path):
   assert watch(tmp_path, [(1.0, 1.0)] * 30 + [(1e9, 1.0)] * 10, 0.0) == []
+
+
+def test_losses_are_compared_with_those_of_their_kind_alone(tmp_path):
+  """Batches of images among those of clips, then longer clips."""
+  level = {"images": 1.0, "clips": 9.0, "long": 50.0}
+  kind = lambda n: "long" if n >= 60 else "images" if n % 3 else "clips"
+  values = [(level[kind(n)], 1.0) for n in range(110)]
+  assert watch(tmp_path, values, 3.0, kind) == []
+  values[58] = (level["clips"], 1.0)  # of images
+  values[100] = (4 * level["long"], 1.0)
+  found = watch(tmp_path, values, 3.0, kind)
+  assert [(x["step"], x["median"]) for x in found] == [(59, 1.0), (101, 50.0)]
