@@ -12,6 +12,8 @@ import sys
 
 from ablations_studies import BASE
 
+from pyramid_jax.cli import compilation
+
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "shapes_cpu.py"
 
@@ -117,6 +119,8 @@ def command(*arguments: str) -> None:
     SystemExit: it failed; it has said why.
   """
   environment = {
+    # as the commands do: what one seed has compiled, another finds
+    "JAX_COMPILATION_CACHE_DIR": os.path.expanduser(compilation.FOLDER),
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
   }  # fmt: skip

@@ -4,6 +4,7 @@ A study compares variants by measures; what is claimed is decided by a rule, not
 by hand. Legend: `found` maps a variant to its records, one a seed.
 """
 
+import math
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -71,8 +72,12 @@ def verdict(measure: Measure, ours: Sequence, others: Sequence, needed: int):
 
 
 def values(found: Found, variant: str, name: str) -> list[float]:
-  """A measure of a variant, one value a seed that was measured."""
-  return [MEASURES[name].of(record) for record in found.get(variant, [])]
+  """A measure of a variant, one value a seed that has one.
+
+  (Where no object is read in any clip, none has a color that could drift.)
+  """
+  each = (MEASURES[name].of(record) for record in found.get(variant, []))
+  return [value for value in each if math.isfinite(value)]
 
 
 def spread(measure: Measure, numbers: Sequence[float]) -> str:

@@ -163,7 +163,7 @@ def paths(workdir: str, pipeline: Pipeline, prompts, seed: int) -> dict:
 def straightness(units, calls, patch: int) -> list[float]:
   """Of each stage, the mean over samples and units; see `paths`."""
   found, left = [], iter(calls)
-  shares = schedule_shares(REFERENCE)
+  shares = step_shares(REFERENCE)
   for ends in units:
     bends = []
     for end in ends:
@@ -178,7 +178,7 @@ def straightness(units, calls, patch: int) -> list[float]:
   return np.mean(found, 0).tolist()
 
 
-def schedule_shares(steps: int) -> np.ndarray:
+def step_shares(steps: int) -> np.ndarray:
   """The part of a stage that each Euler step covers; they sum to 1."""
   return -np.diff(inference_table(make_schedule(), 0, steps)[1])
 

@@ -29,7 +29,7 @@ def at_end(name: str) -> Callable[[Record], float]:
 
 
 def excess(record: Record) -> float:
-  """How much more alike neighbours in a block are than in true latents."""
+  """Inside minus across a block's border, beside that of true latents."""
   made, true = at_end("blocks")(record), at_end("blocks of true clips")(record)
   return abs(
     (made["inside"] - made["across"]) - (true["inside"] - true["across"])
@@ -150,9 +150,9 @@ STUDIES = {
     "Eq. 9-10).",
     "Independent noise has the same law at each end. *Straightness* is the "
     "mean squared deviation of the velocity along a path from its mean, as a "
-    "share of the mean's square; 0 is straight. The *error* of n steps a "
-    "stage is the distance to 64 steps from the same noise, as a share of the samples' "
-    "deviation. Both without guidance.",
+    "share of the mean's square; 0 is straight. The *error* of n steps a stage "
+    "is the distance to 64 steps from the same noise, as a share of the "
+    "samples' deviation. Both without guidance.",
     (BASE, "independent noise"),
     ("straightness", *(f"error of {n} steps" for n in (1, 2, 4, 8, 16))),
     ("straightness", "error of 1 steps", "error of 4 steps"),
