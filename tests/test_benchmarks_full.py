@@ -16,12 +16,20 @@ FIGURES = {
 }
 
 
-def run(*arguments, script="accelerator.py"):
+# one device, and little spent on the code of what runs once
+QUICKLY = {
+  "JAX_PLATFORMS": "cpu",
+  "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+  "--xla_llvm_disable_expensive_passes=true",
+}
+
+
+def run(*arguments, script="accelerator.py", environment=None):
   # a process of its own, with one device and the compiler as users have it
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+  environment = environment or {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
   return subprocess.run(
     [sys.executable, str(SCRIPTS / script), *arguments],
-    env=environment,
+    env={**os.environ, **environment},
     capture_output=True,
     text=True,
   )
@@ -108,3 +116,72 @@ def test_rows_are_measured_and_the_document_tells_what_was(tmp_path):
   for line in found[:4]:
     assert f"| {line['stage']} | {line['segments_a_row']:.1f} | " in text
   assert (tmp_path / "data.png").stat().st_size > 5000
+
+
+@pytest.fixture(scope="module")
+def shapes_folder(tmp_path_factory):
+  """What the ablations share, made by the commands that they name."""
+  folder = tmp_path_factory.mktemp("shapes_cpu")
+  config = "--config=configs/shapes_cpu.py"
+  text = f"--config.text.path={folder}/text"
+  for command in (
+    ("shapes", f"--out={folder}/shapes", f"--text={folder}/text",
+     "--clips=32", "--heldout=8"),
+    ("train", f"{config}:vae", f"--workdir={folder}/vae",
+     f"--data={folder}/shapes", "--config.train.steps=20"),
+    ("encode", config, text, f"--vae={folder}/vae",
+     f"--videos={folder}/shapes", f"--out={folder}/latents"),
+  ):  # fmt: skip
+    name, *arguments = command
+    result = subprocess.run(
+      [sys.executable, "-m", f"pyramid_jax.cli.{name}", *arguments],
+      cwd=SCRIPTS.parent,
+      env={**os.environ, **QUICKLY},
+      capture_output=True,
+      text=True,
+    )
+    assert result.returncode == 0, result.stderr
+  return folder
+
+
+def test_an_ablation_is_run_once_and_the_page_tells_what_was(
+  tmp_path, shapes_folder
+):
+  def go_on(*more):
+    kept = f"--kept={tmp_path}/ablations.json"
+    return run(
+      f"--folder={shapes_folder}", kept, "--tiny", *more, script="ablations.py",
+      environment=QUICKLY,
+    )  # fmt: skip
+
+  first = go_on("--only=renoising", "--most=1")
+  assert first.returncode == 0, first.stderr
+  assert "== pyramid, seed 0" in first.stdout
+  page = tmp_path / "ablations.md"
+  assert "## Corrective renoising" in page.read_text()
+  assert not (tmp_path / "ablations_blocks.png").exists()
+  assert "== no corrective noise" in go_on("--only=renoising").stdout
+  kept = json.loads((tmp_path / "ablations.json").read_text())
+  with_noise, without = (
+    kept[f"{name}, seed 0"]["over compute"]["21"]
+    for name in ("pyramid", "no corrective noise")
+  )
+  assert with_noise["work"] == without["work"]  # the same weights
+  assert with_noise["blocks"] != without["blocks"]
+  assert with_noise["blocks of true clips"] == without["blocks of true clips"]
+  blocks = f"{without['blocks']['inside']:.3f}"
+  assert f"| no corrective noise | {blocks} | " in page.read_text()
+  for name in ("ablations.png", "ablations_blocks.png"):
+    assert (tmp_path / name).stat().st_size > 5000
+  assert "==" not in go_on("--only=renoising").stdout
+  listed = go_on("--list").stdout.splitlines()
+  assert [line.split()[0] == "-" for line in listed] == [False] * 2 + [
+    True
+  ] * 11
+
+
+def test_a_folder_without_latents_is_told_how_to_make_them(tmp_path):
+  result = run(f"--folder={tmp_path}", "--most=0", script="ablations.py")
+  assert result.returncode == 2
+  assert f"{tmp_path} lacks shapes, text, vae, latents" in result.stderr
+  assert "pyramid-encode --config=configs/shapes_cpu.py" in result.stderr
