@@ -98,7 +98,8 @@ VARIANTS = {
   "no corrective noise": Variant(sampled_as=("--norenoise",)),
   "1 stage": Variant(pyramid(1, 48), over_compute=True),
   "full sequence": Variant(
-    {"flow.history": "none", "model.causal": False, **pyramid(3, 80)}
+    {"flow.history": "none", "model.causal": False, **pyramid(3, 80)},
+    over_compute=True,
   ),
   "bidirectional": Variant({"model.causal": False}, long=True),
   "clean history": Variant({"flow.max_corruption": 0.0}, long=True),

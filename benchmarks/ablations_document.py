@@ -214,7 +214,7 @@ def write(
   studies = [
     section(study, found, needed)
     for study in STUDIES.values()
-    if any(found.get(v) for v in study.variants)
+    if any(found.get(v) for v in study.variants[1:])
   ]
   if (blocks := path.with_name(f"{path.stem}_blocks.png")).exists():
     studies.append(

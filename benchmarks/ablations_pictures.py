@@ -3,15 +3,12 @@
 import pathlib
 from collections.abc import Mapping, Sequence
 
-PANELS = (
-  ("Frechet distance", ("pyramid", "1 stage", "2 stages", "4 stages")),
-  ("Frechet distance", ("pyramid", "gamma 2/9", "gamma 1/9", "gamma 0")),
-  (
-    "Frechet distance",
-    ("pyramid", "full sequence", "bidirectional", "clean history",
-     "independent noise", "stages 1:2:1"),
-  ),
-)  # fmt: skip
+DISTANCES = {
+  "number of stages": ("1 stage", "2 stages", "pyramid", "4 stages"),
+  "covariance": ("gamma 0", "gamma 1/9", "gamma 2/9", "pyramid"),
+  "training": ("pyramid", "full sequence", "bidirectional", "clean history",
+               "independent noise", "stages 1:2:1"),
+}  # fmt: skip
 CLIPS = 6  # of the sheet
 
 
@@ -28,8 +25,9 @@ def plots(
   spots = iter(axes.flat)
   over_compute(next(spots), found, "frechet", "Frechet distance")
   over_compute(next(spots), found, "attributes", "attributes read correctly")
-  for name, variants in PANELS:
-    dots(next(spots), found, measures[name].of, name, variants)
+  of = measures["Frechet distance"].of
+  for title, variants in DISTANCES.items():
+    dots(next(spots), found, of, f"Frechet distance: {title}", variants)
   neighbours(next(spots), found)
   windows(next(spots), found)
   errors(next(spots), found)
@@ -54,7 +52,7 @@ def band(axes, x: Sequence, lines: Sequence[Sequence[float]], label: str):
 
 def over_compute(axes, found, name: str, title: str) -> None:
   """A score over training FLOPs."""
-  for variant in ("pyramid", "1 stage"):
+  for variant in ("pyramid", "1 stage", "full sequence"):
     if records := found.get(variant):
       steps = records[0]["over compute"]
       x = [int(s) * v["work"]["flops"] / 1e12 for s, v in steps.items()]
@@ -108,6 +106,7 @@ def windows(axes, found) -> None:
       ]
       band(axes, range(1, len(lines[0]) + 1), lines, variant)
   axes.set(title="color change, grey levels", xlabel="quarter of 65 frames")
+  axes.set_xticks([1, 2, 3, 4])
   axes.legend(fontsize=8)
 
 
@@ -120,6 +119,7 @@ def errors(axes, found) -> None:
       band(axes, steps, lines, variant)
   axes.set(title="error against 64 steps", xlabel="steps a stage")
   axes.set_xscale("log", base=2)
+  axes.xaxis.set_major_formatter("{x:g}")
   axes.legend(fontsize=8)
 
 

@@ -112,6 +112,7 @@ STUDIES = {
     (BASE, "full sequence"),
     (*SCORES, "flicker"),
     SCORES[:2],
+    over_compute=True,
   ),
   "renoising": Study(
     "Corrective renoising",
@@ -120,7 +121,8 @@ STUDIES = {
     "The same weights sampled with and without it; without, a jump only "
     "rescales. Correlation of neighbouring values of latents within 2 x 2 "
     "blocks and across their borders; of true latents {inside:.3f} and "
-    "{across:.3f}, so that upsampling must not add to this difference.",
+    "{across:.3f}. How far the difference of the two is from that of true "
+    "latents is what upsampling leaves.",
     (BASE, "no corrective noise"),
     ("inside a block", "across", "difference from true latents", *SCORES),
     ("difference from true latents", "Frechet distance"),

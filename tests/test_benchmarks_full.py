@@ -158,7 +158,8 @@ def test_an_ablation_is_run_once_and_the_page_tells_what_was(
   assert first.returncode == 0, first.stderr
   assert "== pyramid, seed 0" in first.stdout
   page = tmp_path / "ablations.md"
-  assert "## Corrective renoising" in page.read_text()
+  assert "| Corrective renoising | " in page.read_text()
+  assert "## Corrective renoising" not in page.read_text()  # nothing beside it
   assert not (tmp_path / "ablations_blocks.png").exists()
   assert "== no corrective noise" in go_on("--only=renoising").stdout
   kept = json.loads((tmp_path / "ablations.json").read_text())
