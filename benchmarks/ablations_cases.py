@@ -32,8 +32,8 @@ class Size:
   """
 
   seeds: tuple[int, ...] = (0, 1, 2)
-  steps: int = 500
-  earlier: tuple[int, ...] = (125, 250)
+  steps: int = 300
+  earlier: tuple[int, ...] = (75, 150)
   scored: int = 48
   long: int = 16
   latents: int = 160
