@@ -34,9 +34,9 @@ class Size:
   seeds: tuple[int, ...] = (0, 1, 2)
   steps: int = 300
   earlier: tuple[int, ...] = (75, 150)
-  scored: int = 48
-  long: int = 16
-  latents: int = 160
+  scored: int = 32
+  long: int = 8
+  latents: int = 80
 
 
 TINY = Size((0,), steps=21, earlier=(20,), scored=2, long=1, latents=4)
