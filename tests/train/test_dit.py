@@ -78,21 +78,6 @@ def test_microbatches_give_the_step_of_one_batch(store, one_device):
   assert_same_run(two_steps(config, jax.devices()[:2]), one_device)
 
 
-def test_uncoupled_ends_change_every_stage_but_the_last(store, one_device):
-  """The last stage ends without noise, whichever noise that would be."""
-  config = small_run.config(store)
-  config = dataclasses.replace(
-    config,
-    mesh=MeshConfig(),
-    flow=dataclasses.replace(config.flow, coupled=False),
-  )
-  (first, _), _ = two_steps(config, jax.devices()[:1])
-  coupled = one_device[0][0]["stage_loss"]
-  # the same sums in a program with one noise more
-  np.testing.assert_allclose(first["stage_loss"][-1], coupled[-1], rtol=1e-5)
-  assert (np.abs(first["stage_loss"] / coupled - 1)[:-1] > 0.01).all()
-
-
 def test_a_non_finite_loss_changes_no_weight_and_is_counted(store):
   config = small_run.config(store)
   mesh = sharding.make_mesh(config.mesh)
