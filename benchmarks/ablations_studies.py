@@ -138,8 +138,8 @@ STUDIES = {
     "The same weights sampled with and without it; without, a jump only "
     "rescales. Correlation of neighbouring values of latents within 2 x 2 "
     "blocks and across their borders; of true latents {inside:.3f} and "
-    "{across:.3f}. Two things are compared with true latents: the difference of "
-    "the two; and the mean squared change from neighbour to neighbour within "
+    "{across:.3f}. Two things are compared with those: the difference of the "
+    "two; and the mean squared change from neighbour to neighbour within "
     "blocks as a share of that across borders, (1 - inside) / (1 - across), "
     "where 0 is perfect blocks. The second does not shrink only because "
     "latents without noise are smoother everywhere.",
