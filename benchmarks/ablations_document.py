@@ -86,12 +86,12 @@ def values(found: Found, variant: str, name: str) -> list[float]:
 
 
 def spread(measure: Measure, numbers: Sequence[float]) -> str:
-  """Mean, least and most."""
+  """Mean, least and most; or the one value that there is."""
   if not numbers:
     return ""
   text = measure.format.format
   mean = text(sum(numbers) / len(numbers))
-  if len(numbers) == 1:
+  if min(numbers) == max(numbers):
     return mean
   return f"{mean} ({text(min(numbers))} to {text(max(numbers))})"
 

@@ -93,8 +93,8 @@ def neighbours(axes, found) -> None:
     places = [i + shift for i in range(len(rows))]
     axes.bar(places, mean, 0.3, yerr=reach, label=name)
   axes.set_xticks(range(len(rows)), rows)
-  axes.set(title="correlation of neighbours in 2 x 2 blocks")
-  axes.legend(fontsize=8, loc="lower right")
+  axes.set(title="correlation of neighbours in 2 x 2 blocks", ylim=(0, 1.25))
+  axes.legend(fontsize=8, loc="upper right", ncols=2)
 
 
 def windows(axes, found) -> None:

@@ -68,9 +68,7 @@ MEASURES = {
     "{:.3f}",
   ),
   **{
-    f"error of {n} steps": Measure(
-      lambda r, n=n: r["paths"]["errors"][n], "{:.3f}"
-    )
+    f"error, n = {n}": Measure(lambda r, n=n: r["paths"]["errors"][n], "{:.3f}")
     for n in ("1", "2", "4", "8", "16")
   },
   "kept at the end": Measure(
@@ -183,8 +181,8 @@ STUDIES = {
     "is the distance to 64 steps from the same noise, as a share of the "
     "samples' deviation. Both without guidance.",
     (BASE, "independent noise"),
-    ("straightness", *(f"error of {n} steps" for n in (1, 2, 4, 8, 16))),
-    ("straightness", "error of 1 steps", "error of 4 steps"),
+    ("straightness", *(f"error, n = {n}" for n in (1, 2, 4, 8, 16))),
+    ("straightness", "error, n = 1", "error, n = 4"),
   ),
   "stages": Study(
     "Number of stages",
