@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / "benchmarks"
+SCRIPTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "ablations"
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def scripts():
   sys.path.insert(0, str(SCRIPTS))
   try:
     yield {
-      name: importlib.import_module(f"ablations_{name}")
+      name: importlib.import_module(name)
       for name in ("cases", "document", "measure", "pictures", "studies")
     }
   finally:

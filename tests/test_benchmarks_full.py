@@ -164,7 +164,7 @@ def test_an_ablation_is_run_once_and_the_page_tells_what_was(
   def go_on(*more):
     kept = f"--kept={tmp_path}/ablations.json"
     return run(
-      f"--folder={shapes_folder}", kept, "--tiny", *more, script="ablations.py",
+      f"--folder={shapes_folder}", kept, "--tiny", *more, script="ablations",
       environment=QUICKLY,
     )  # fmt: skip
 
@@ -196,7 +196,7 @@ def test_an_ablation_is_run_once_and_the_page_tells_what_was(
 
 
 def test_a_folder_without_latents_is_told_how_to_make_them(tmp_path):
-  result = run(f"--folder={tmp_path}", "--most=0", script="ablations.py")
+  result = run(f"--folder={tmp_path}", "--most=0", script="ablations")
   assert result.returncode == 2
   assert f"{tmp_path} lacks shapes, text, vae, latents" in result.stderr
   assert "pyramid-encode --config=configs/shapes_cpu.py" in result.stderr

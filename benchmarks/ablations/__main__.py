@@ -1,13 +1,13 @@
 """The paper's ablations on the embedded dataset: makes docs/ablations.md.
 
-  python benchmarks/ablations.py --folder=runs/shapes_cpu           # all of it
-  python benchmarks/ablations.py --folder=runs/shapes_cpu --most=2  # two more
-  python benchmarks/ablations.py --list                  # what there is to run
-  python benchmarks/ablations.py --only=renoising        # one study
+  python benchmarks/ablations --folder=runs/shapes_cpu           # all of it
+  python benchmarks/ablations --folder=runs/shapes_cpu --most=2  # two more
+  python benchmarks/ablations --list                  # what there is to run
+  python benchmarks/ablations --only=renoising        # one study
 
 Every variant changes a few settings of the same small transformer, which
 pyramid-train trains from three seeds on the latents of FOLDER; pyramid-evaluate
-scores clips of held-out captions, and ablations_measure.py looks at latents.
+scores clips of held-out captions, and measure.py looks at latents.
 What is measured is kept in --kept at once, so that the same command goes on
 after it was stopped; it ends with the document of all that is kept.
 """
@@ -17,9 +17,9 @@ import json
 import pathlib
 import sys
 
-import ablations_document
-import ablations_pictures
-from ablations_cases import (
+import document
+import pictures
+from cases import (
   COMMON,
   ROOT,
   STEPS_A_UNIT,
@@ -29,7 +29,7 @@ from ablations_cases import (
   Case,
   Size,
 )
-from ablations_studies import BASE, STUDIES
+from studies import BASE, STUDIES
 
 MADE_BY = """  pyramid-shapes --out=F/shapes --text=F/text --clips=1536
   pyramid-train --config=configs/shapes_cpu.py:vae --workdir=F/vae \\
@@ -68,14 +68,14 @@ def keep(path: pathlib.Path, kept: dict) -> None:
   beside.replace(path)
 
 
-def document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
+def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
   """Writes the page and its pictures from the cases that are done."""
   found = {
     name: [kept[c.key] for c in cases if c.name == name and c.done(kept)]
     for name in VARIANTS
   }
   size = cases[0].size
-  ablations_document.write(
+  document.write(
     found, path, len(size.seeds),
     layers=COMMON["model.layers"], width=32 * COMMON["model.heads"],
     rows=COMMON["latents.rows"], tokens=TOKENS, sampling=STEPS_A_UNIT,
@@ -93,7 +93,7 @@ def show_blocks(cases: list[Case], path: pathlib.Path) -> None:
   ]
   if all(folder.exists() for folder in clips):
     shapes = cases[0].shared / "shapes"
-    ablations_pictures.block_sheet(path, shapes, *clips)
+    pictures.block_sheet(path, shapes, *clips)
 
 
 def main() -> int:
@@ -137,7 +137,7 @@ def main() -> int:
     kept[case.key] = case.run()
     keep(given.kept, kept)
   show_blocks(cases, given.kept.with_name(f"{given.kept.stem}_blocks.png"))
-  document(cases, kept, given.kept.with_suffix(".md"))
+  write_document(cases, kept, given.kept.with_suffix(".md"))
   return 0
 
 

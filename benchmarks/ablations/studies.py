@@ -1,4 +1,4 @@
-"""What ablations.py asks: claims of the paper, and the measures that decide."""
+"""What is asked: claims of the paper, and the measures that decide."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Writes the page and pictures of what ablations.py measured.
+"""Writes the page and pictures of what was measured.
 
 A study compares variants by measures; what is claimed is decided by a rule, not
 by hand. Legend: `found` maps a variant to its records, one a seed.
@@ -9,8 +9,8 @@ import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
 
-import ablations_pictures
-from ablations_studies import (
+import pictures
+from studies import (
   BASE,
   MEASURES,
   SCORES,
@@ -25,7 +25,7 @@ Found = Mapping[str, Sequence[Record]]
 
 TEXT = """# The paper's ablations on moving shapes
 
-Made by `python benchmarks/ablations.py`, which trains every variant anew with
+Made by `python benchmarks/ablations`, which trains every variant anew with
 pyramid-train and scores it with pyramid-evaluate. A variant differs in the
 settings named here and in nothing else.
 
@@ -232,7 +232,7 @@ def write(
     studies="\n\n".join(studies) + "\n",
     **about,
   )
-  ablations_pictures.plots(found, MEASURES, path.with_suffix(".png"))
+  pictures.plots(found, MEASURES, path.with_suffix(".png"))
   beside = path.with_name(f".{path.name}.partial")
   beside.write_text(text)
   beside.replace(path)

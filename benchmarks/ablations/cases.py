@@ -1,4 +1,4 @@
-"""What ablations.py runs: every variant with every seed, by commands."""
+"""What is run: every variant with every seed, by commands."""
 
 import dataclasses
 import hashlib
@@ -10,11 +10,11 @@ import resource
 import subprocess
 import sys
 
-from ablations_studies import BASE
+from studies import BASE
 
 from pyramid_jax.cli import compilation
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "shapes_cpu.py"
 
 
@@ -27,7 +27,8 @@ class Size:
     steps: of training.
     earlier: steps at which some variants are measured as well.
     scored: clips that are read.
-    long: clips of four times the training length.
+    long: clips of `long_frames`, four times the training length.
+    long_frames: 4 x 16 + 1.
     latents: clips whose latents are compared with as many true ones.
   """
 
@@ -36,11 +37,13 @@ class Size:
   earlier: tuple[int, ...] = (75, 150)
   scored: int = 32
   long: int = 8
+  long_frames: int = 65
   latents: int = 80
 
 
-TINY = Size((0,), steps=21, earlier=(20,), scored=2, long=1, latents=4)
-LONG_FRAMES = 65  # 4 x 16 + 1
+TINY = Size(
+  (0,), steps=21, earlier=(20,), scored=2, long=1, long_frames=33, latents=4
+)
 # A token is one latent value in place, so that four stages fit into 8 x 8
 # latents, and no patch hides what happens within a block. A constant rate makes
 # an earlier step of a run the end of a shorter one.
@@ -222,7 +225,7 @@ class Case:
       }
     result = {"over compute": found}
     if self.variant.long:
-      result["long"] = self.scores("long", size.long, LONG_FRAMES)
+      result["long"] = self.scores("long", size.long, size.long_frames)
     if self.variant.paths:
       result["paths"] = self.measure("paths", "--paths")
     return {
@@ -266,11 +269,11 @@ class Case:
     }
 
   def measure(self, part: str, *more: str) -> dict:
-    """What ablations_measure.py finds in latents."""
+    """What measure.py finds in latents."""
     out = self.folder / f"{part}.json"
     if not out.exists():
       command(
-        str(ROOT / "benchmarks" / "ablations_measure.py"),
+        str(pathlib.Path(__file__).with_name("measure.py")),
         f"--workdir={self.workdir}", f"--heldout={self.work}/heldout.npz",
         f"--clips={self.size.latents}", f"--seed={self.seed}", f"--out={out}",
         *self.variant.sampled_as, *more,

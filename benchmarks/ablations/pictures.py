@@ -1,4 +1,4 @@
-"""Plots of what ablations.py measured, and a sheet of clips to look at."""
+"""Plots of what was measured, and a sheet of clips to look at."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

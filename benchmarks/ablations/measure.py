@@ -1,4 +1,4 @@
-"""What the latents of a trained transformer are like: a part of ablations.py.
+"""What the latents of a trained transformer are like.
 
 Frechet distance to held-out clips, neighbours within and across 2 x 2 blocks;
 with --paths how straight the paths of its flow are, and what few steps cost.
