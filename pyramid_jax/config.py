@@ -47,6 +47,7 @@ class FlowConfig:
   history: Literal["pyramid", "none"] = "pyramid"  # none: full-sequence
   max_corruption: float = 1 / 3  # history noise is drawn from [0, this]
   upsample: Literal["nearest", "bilinear"] = "nearest"  # of the stage jump
+  coupled: bool = True  # a stage's ends share their noise (or not: ablation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -330,6 +331,7 @@ class GenerateConfig:
   negative_prompt: str = ""
   fps: float = 24.0
   tile: int = 0  # pixels a side of a tile of the VAE; 0: whole frames
+  renoise: bool = True  # corrective noise at the stage jump (or not: ablation)
 
 
 # Sizes and scales of the released models, for whatever model is asked.

@@ -17,12 +17,20 @@ FIGURES = {
 }
 
 
-def run(*arguments, script="accelerator.py"):
+# one device, and little spent on the code of what runs once
+QUICKLY = {
+  "JAX_PLATFORMS": "cpu",
+  "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+  "--xla_llvm_disable_expensive_passes=true",
+}
+
+
+def run(*arguments, script="accelerator.py", environment=None):
   # a process of its own, with one device and the compiler as users have it
-  environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+  environment = environment or {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
   return subprocess.run(
     [sys.executable, str(SCRIPTS / script), *arguments],
-    env=environment,
+    env={**os.environ, **environment},
     capture_output=True,
     text=True,
   )
@@ -132,3 +140,87 @@ def test_published_hours_are_shares_of_the_gpus_peak(monkeypatch):
   hour = 128 * 312e12 * 3600
   spent = scale_published.Spent(hour, hour, 0.0, 2 * hour)
   np.testing.assert_allclose(spent.share(10), [0.1, 0.2, 0.2, 0.4])
+
+
+# the VAE of configs/shapes_cpu.py, hardly trained
+SHORT = """
+import runpy
+
+def get_config(kind="dit"):
+  config = runpy.run_path("configs/shapes_cpu.py")["get_config"](kind)
+  phase = dict(steps=10, batch=4, frames=1, height=64, width=64)
+  config.videos.phases, config.train.steps = (phase,), 10
+  config.optimizer.warmup = 0
+  return config
+"""
+
+
+@pytest.fixture(scope="module")
+def shapes_folder(tmp_path_factory):
+  """What the ablations share, made by the commands that they name."""
+  folder = tmp_path_factory.mktemp("shapes_cpu")
+  (folder / "config.py").write_text(SHORT)
+  config = f"--config={folder}/config.py"
+  text = f"--config.text.path={folder}/text"
+  for command in (
+    ("shapes", f"--out={folder}/shapes", f"--text={folder}/text",
+     "--clips=32", "--heldout=8"),
+    ("train", f"{config}:vae", f"--workdir={folder}/vae",
+     f"--data={folder}/shapes"),
+    ("encode", config, text, f"--vae={folder}/vae",
+     f"--videos={folder}/shapes", f"--out={folder}/latents"),
+  ):  # fmt: skip
+    name, *arguments = command
+    result = subprocess.run(
+      [sys.executable, "-m", f"pyramid_jax.cli.{name}", *arguments],
+      cwd=SCRIPTS.parent,
+      env={**os.environ, **QUICKLY},
+      capture_output=True,
+      text=True,
+    )
+    assert result.returncode == 0, result.stderr
+  return folder
+
+
+def test_an_ablation_is_run_once_and_the_page_tells_what_was(
+  tmp_path, shapes_folder
+):
+  def go_on(*more):
+    kept = f"--kept={tmp_path}/ablations.json"
+    return run(
+      f"--folder={shapes_folder}", kept, "--tiny", *more, script="ablations",
+      environment=QUICKLY,
+    )  # fmt: skip
+
+  first = go_on("--only=renoising", "--most=1")
+  assert first.returncode == 0, first.stderr
+  assert "== pyramid, seed 0" in first.stdout
+  page = tmp_path / "ablations.md"
+  assert "| Corrective renoising | " in page.read_text()
+  assert "## Corrective renoising" not in page.read_text()  # nothing beside it
+  assert not (tmp_path / "ablations_blocks.png").exists()
+  assert "== no corrective noise" in go_on("--only=renoising").stdout
+  kept = json.loads((tmp_path / "ablations.json").read_text())
+  with_noise, without = (
+    kept[f"{name}, seed 0"]["over compute"]["21"]
+    for name in ("pyramid", "no corrective noise")
+  )
+  assert with_noise["work"] == without["work"]  # the same weights
+  assert with_noise["blocks"] != without["blocks"]
+  assert with_noise["blocks of true clips"] == without["blocks of true clips"]
+  blocks = f"{without['blocks']['inside']:.3f}"
+  assert f"| no corrective noise | {blocks} | " in page.read_text()
+  for name in ("ablations.png", "ablations_blocks.png"):
+    assert (tmp_path / name).stat().st_size > 5000
+  assert "==" not in go_on("--only=renoising").stdout
+  listed = go_on("--list").stdout.splitlines()
+  assert [line.split()[0] == "-" for line in listed] == [False] * 2 + [
+    True
+  ] * 11
+
+
+def test_a_folder_without_latents_is_told_how_to_make_them(tmp_path):
+  result = run(f"--folder={tmp_path}", "--most=0", script="ablations")
+  assert result.returncode == 2
+  assert f"{tmp_path} lacks shapes, text, vae, latents" in result.stderr
+  assert "pyramid-encode --config=configs/shapes_cpu.py" in result.stderr

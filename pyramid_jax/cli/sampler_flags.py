@@ -24,9 +24,12 @@ flags.DEFINE_float("guidance_decay", None, "Subtracted from it every unit.")
 flags.DEFINE_string("negative_prompt", None, "What guidance leads away from.")
 flags.DEFINE_string("prompt_suffix", None, "Added to every prompt.")
 flags.DEFINE_integer("tile", None, "Pixels a side of a VAE tile; 0: none.")
+flags.DEFINE_bool(
+  "renoise", None, "Corrective noise at the jump between stages."
+)
 OPTIONS = ("height", "width", "frames", "steps", "video_steps", "guidance",
            "video_guidance", "guidance_decay", "negative_prompt",
-           "prompt_suffix", "tile")  # fmt: skip
+           "prompt_suffix", "tile", "renoise")  # fmt: skip
 
 
 def load(workdir: str, mesh=None):

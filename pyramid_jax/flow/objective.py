@@ -14,6 +14,10 @@ the released weights. A target and a history token never coincide, so one noise
 array serves both. Everything is elementwise on [B, L, D]; noise that is drawn
 per token has the law of the released code's noise pyramid.
 
+Start and end share n: the paper couples them so that paths are straight (Sec.
+3.2, before Eq. 9). Uncoupled (an ablation), `end` has a noise of its own; each
+of the two has the same law as before, their pair has not.
+
 Legend: B rows, L tokens, D = p p C values of a token, S segments, K stages,
 N training timesteps.
 """
@@ -36,11 +40,14 @@ class Draws(NamedTuple):
     noise: [B, L, D] unit normal.
     u: [B, S] in [0, 1), says which timestep.
     corruption: [B, S] share of noise in the history.
+    end_noise: [B, L, D] unit normal, of the end alone; None: `noise` is its
+      noise as well.
   """
 
   noise: jax.Array
   u: jax.Array
   corruption: jax.Array
+  end_noise: jax.Array | None = None
 
 
 class TrainingInputs(NamedTuple):
@@ -77,21 +84,29 @@ class LossSums(NamedTuple):
     return self.loss / jnp.where(self.segments > 0, self.segments, jnp.nan)
 
 
-def draw(key: jax.Array, rows: Rows, max_corruption: float = 1 / 3) -> Draws:
+def draw(
+  key: jax.Array,
+  rows: Rows,
+  max_corruption: float = 1 / 3,
+  coupled: bool = True,
+) -> Draws:
   """Draws what a batch needs, row by row.
 
   A row's draws depend on the key and on its global number `rows["index"]`
-  alone, not on the batch or the mesh it is in.
+  alone, not on the batch or the mesh it is in. Uncoupled, the others are the
+  same as coupled.
   """
   _, length, size = rows["clean"].shape
   segments = rows["stage"].shape[1]
 
   def one(index):
     noise, u, corruption = jax.random.split(jax.random.fold_in(key, index), 3)
+    end = jax.random.fold_in(noise, 1)
     return Draws(
       jax.random.normal(noise, (length, size)),
       jax.random.uniform(u, (segments,)),
       max_corruption * jax.random.uniform(corruption, (segments,)),
+      None if coupled else jax.random.normal(end, (length, size)),
     )
 
   return jax.vmap(one)(rows["index"])
@@ -126,7 +141,8 @@ def training_inputs(
 
   noise, clean = draws.noise, rows["clean"].astype(jnp.float32)
   start = sigma_start * noise + (1 - sigma_start) * rows["coarse"]
-  end = sigma_end * noise + (1 - sigma_end) * clean
+  end_noise = noise if draws.end_noise is None else draws.end_noise
+  end = sigma_end * end_noise + (1 - sigma_end) * clean
   x = ratio * start + (1 - ratio) * end
   history = corruption * noise + (1 - corruption) * clean
 

@@ -14,6 +14,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax.flow import history
@@ -39,6 +40,8 @@ class Plan:
     frames_per_unit: of the units after the first.
     patch: pixels a side of a token.
     upsample: Up of the stage jump.
+    renoise: whether the jump adds corrective noise, or rescales only
+      (ablation: blocks stay visible).
     positions: see `history.layout`.
     table_size: see `history.layout`.
     full_sequence: all frames at once, without history.
@@ -58,6 +61,7 @@ class Plan:
   frames_per_unit: int = 1
   patch: int = 2
   upsample: str = "nearest"
+  renoise: bool = True
   positions: str = "interpolated"
   table_size: int | None = None
   full_sequence: bool = False
@@ -105,7 +109,8 @@ class UnitNoise(NamedTuple):
   Attributes:
     start: [B, F, H, W, C] unit normal at full resolution; the coarsest level
       of its noise pyramid is where generation starts.
-    blocks: [B, F, H_k, W_k, C] corrective noise of the jump to stage 1 .. K-1.
+    blocks: [B, F, H_k, W_k, C] corrective noise of the jump to stage 1 .. K-1;
+      0 without it.
   """
 
   start: jax.Array
@@ -125,7 +130,10 @@ def draw_noise(
   """
   start, stop = plan.unit_frames(unit)
   shape = (stop - start, plan.height, plan.width, plan.channels)
-  return _draw(keys, unit, shape, schedule)
+  noise = _draw(keys, unit, shape, schedule)
+  if not plan.renoise:
+    return noise._replace(blocks=tuple(map(jnp.zeros_like, noise.blocks)))
+  return noise
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))

@@ -24,6 +24,11 @@ def sampling_plan(
         f"config.generate.{name} is {steps}; give a number of steps, at "
         f"least 1, for each of the {flow.stages} stages."
       )
+  if not options.renoise and flow.stages > 1 and not flow.gamma:
+    raise ConfigError(
+      "config.generate.renoise is False at config.flow.gamma 0, where a stage "
+      "starts from that noise alone; leave it on, or train with gamma 1/3."
+    )
   space = 2 ** sum(vae.down_space)
   time = 2 ** sum(vae.down_time)
   if options.tile % (4 * space):
@@ -46,6 +51,7 @@ def sampling_plan(
     frames_per_unit=flow.frames_per_unit,
     patch=model.patch,
     upsample=flow.upsample,
+    renoise=options.renoise,
     positions=model.history_positions,
     table_size=model.grid,
     full_sequence=flow.history == "none",

@@ -29,6 +29,7 @@ class Settings(NamedTuple):
   """What the step needs of a config."""
 
   max_corruption: float
+  coupled: bool
   microbatches: int
   ema_decay: float
 
@@ -77,7 +78,9 @@ def make_step(
     segments = (rows["stage"] >= 0).sum(dtype=jnp.float32)
 
     def of(part):
-      draws = objective.draw(key, part, settings.max_corruption)
+      draws = objective.draw(
+        key, part, settings.max_corruption, settings.coupled
+      )
       return gradient(model, schedule, state.params, part, draws, segments)
 
     sums, grads = accumulate(of, rows, settings.microbatches)
@@ -124,6 +127,9 @@ def make_program(config: Config) -> Program:
   model = make_dit(config.model)
   tx = make_optimizer(config.optimizer, model.axes, (train.steps, 1.0))
   settings = Settings(
-    config.flow.max_corruption, train.microbatches, config.optimizer.ema
+    config.flow.max_corruption,
+    config.flow.coupled,
+    train.microbatches,
+    config.optimizer.ema,
   )
   return Program(model, tx, make_step(model, schedule, tx, settings))

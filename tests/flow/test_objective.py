@@ -80,6 +80,38 @@ def test_draws_have_their_laws():
   np.testing.assert_allclose(draws.corruption.max(), 1 / 3, atol=0.01)
 
 
+def test_uncoupled_ends_have_the_law_of_coupled_ones_but_not_their_noise():
+  """Each end alone is as before; the pair shares no noise any more."""
+  rows = packed.batch([packed.row(example(), 200, slots=3)] * 32)
+  key = jax.random.key(3)
+  pair = objective.draw(key, rows)
+  apart = objective.draw(key, rows, coupled=False)
+  assert pair.end_noise is None
+  for name in ("noise", "u", "corruption"):
+    np.testing.assert_array_equal(getattr(pair, name), getattr(apart, name))
+  noise, end_noise = np.ravel(apart.noise), np.ravel(apart.end_noise)
+  error = 5 / np.sqrt(noise.size)  # 5 standard errors
+  np.testing.assert_allclose(end_noise.mean(), 0, atol=error)
+  np.testing.assert_allclose(end_noise.var(), 1, atol=np.sqrt(2) * error)
+  np.testing.assert_allclose((noise * end_noise).mean(), 0, atol=error)
+
+  def ends(draws):  # of x at u = 0, and what the target leaves of it
+    out = inputs(rows, draws._replace(u=jnp.zeros_like(draws.u)))
+    return out.x, out.x - out.target
+
+  targets = rows["is_target"]
+  (start, end), (start_apart, end_apart) = ends(pair), ends(apart)
+  np.testing.assert_array_equal(start, start_apart)
+  swapped = ends(pair._replace(noise=apart.end_noise))[1]
+  # float32 rounding of the two differences
+  np.testing.assert_allclose(end_apart[targets], swapped[targets], atol=4e-6)
+  # the last stage ends at the clean latent, whatever the noise; others not
+  stage = rows["stage"][0][rows["segment"][0] - 1]
+  last = targets & (stage == 2)
+  np.testing.assert_allclose(end[last], end_apart[last], atol=4e-6)
+  assert np.abs(end - end_apart)[targets & (stage == 0)].min() > 0
+
+
 def test_a_rows_draws_are_the_same_in_any_batch_and_on_any_mesh():
   rows = packed.batch([packed.row(example(), 200, slots=3)] * 8)
   draw = jax.jit(lambda rows: objective.draw(jax.random.key(2), rows))

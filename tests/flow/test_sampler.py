@@ -12,6 +12,7 @@ from jax.tree_util import Partial
 
 from pyramid_jax.flow import history, resample
 from pyramid_jax.flow.plan import Plan, bucket, draw_noise, unit_rows
+from pyramid_jax.flow.renoise import rescale_and_weight
 from pyramid_jax.flow.sampler import (
   generate_units,
   sample_unit_loop,
@@ -99,6 +100,27 @@ def test_scan_over_stages_equals_the_loop(change):
   video = generate(plan)
   assert video.shape == (2, plan.frames, 8, 16, 2)
   close(video, generate(plan, program=loop))
+
+
+@pytest.mark.parametrize("run", [program, loop], ids=["scan", "loop"])
+def test_without_corrective_noise_a_stage_starts_from_equal_values(run):
+  """The jump only rescales; the first stage is as with the noise."""
+  plan = dataclasses.replace(PLAN, frames=1, renoise=False)
+  still = lambda params, x, rows, timestep: jnp.zeros_like(x)
+  ends = lambda plan: next(
+    generate_units(
+      Partial(still, {}), plan, SCHEDULE, prompts(2),
+      keys=jax.random.split(jax.random.key(0)), program=run,
+    )
+  )  # fmt: skip
+  coarse, middle, full = ends(plan)  # nothing moves after the jump
+  for below, x, k in ((coarse, middle, 1), (middle, full, 2)):
+    rescale, _ = rescale_and_weight(SCHEDULE.original_start[k], SCHEDULE.gamma)
+    # float32 rounding
+    close(x, rescale * resample.up(np.asarray(below)))
+  with_noise = ends(dataclasses.replace(plan, renoise=True))
+  np.testing.assert_array_equal(with_noise[0], coarse)
+  assert np.abs(with_noise[1] - middle).min() > 0
 
 
 def test_other_stages_gamma_upsampling_and_positions():

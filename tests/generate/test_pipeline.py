@@ -9,9 +9,17 @@ import pytest
 
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
-from pyramid_jax.config import ConfigError, MeshConfig
+from pyramid_jax.config import (
+  Config,
+  ConfigError,
+  FlowConfig,
+  GenerateConfig,
+  MeshConfig,
+  VAEConfig,
+)
 from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
 from pyramid_jax.generate.pipeline import Pipeline
+from pyramid_jax.generate.sizes import sampling_plan
 
 RED, BLUE, GREEN = (f"a {c} circle" for c in ("red", "blue", "green"))
 
@@ -55,6 +63,18 @@ def test_a_sample_does_not_depend_on_the_rest_of_its_batch(pipeline, frames):
 
 def test_the_prompt_matters(pipeline, frames):
   assert (pipeline([GREEN, BLUE], seed=5)[0] != frames[0]).any()
+
+
+def test_corrective_noise_matters_and_can_be_left_out(pipeline, frames):
+  without = pipeline([RED, BLUE], seed=5, renoise=False)
+  assert (without != frames).mean() > 0.1
+  flow = FlowConfig(gamma=0.0)  # where a stage starts from this noise alone
+  plan = lambda renoise: sampling_plan(
+    Config(flow=flow), GenerateConfig(renoise=renoise), VAEConfig()
+  )
+  assert plan(True).renoise
+  with pytest.raises(ConfigError, match="renoise is False at .*gamma 0"):
+    plan(False)
 
 
 def test_frames_come_unit_by_unit(pipeline, frames):

@@ -1,0 +1,145 @@
+"""The paper's ablations on the embedded dataset: makes docs/ablations.md.
+
+  python benchmarks/ablations --folder=runs/shapes_cpu           # all of it
+  python benchmarks/ablations --folder=runs/shapes_cpu --most=2  # two more
+  python benchmarks/ablations --list                  # what there is to run
+  python benchmarks/ablations --only=renoising        # one study
+
+Every variant changes a few settings of the same small transformer, which
+pyramid-train trains from three seeds on the latents of FOLDER; pyramid-evaluate
+scores clips of held-out captions, and measure.py looks at latents.
+What is measured is kept in --kept at once, so that the same command goes on
+after it was stopped; it ends with the document of all that is kept.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import document
+import pictures
+from cases import (
+  COMMON,
+  ROOT,
+  STEPS_A_UNIT,
+  TINY,
+  TOKENS,
+  VARIANTS,
+  Case,
+  Size,
+)
+from studies import BASE, STUDIES
+
+MADE_BY = """  pyramid-shapes --out=F/shapes --text=F/text --clips=1536
+  pyramid-train --config=configs/shapes_cpu.py:vae --workdir=F/vae \\
+    --data=F/shapes
+  pyramid-encode --config=configs/shapes_cpu.py --config.text.path=F/text \\
+    --vae=F/vae --videos=F/shapes --out=F/latents"""
+
+
+def check_folder(folder: pathlib.Path) -> None:
+  """Refuses a folder without the parts that variants share.
+
+  Raises:
+    SystemExit: names what is missing and the commands that make it.
+  """
+  parts = {
+    "shapes": "metadata.json",
+    "text": "",
+    "vae": "checkpoints",
+    "latents": "metadata.json",
+  }
+  missing = [k for k, file in parts.items() if not (folder / k / file).exists()]
+  if missing:
+    print(
+      f"{folder} lacks {', '.join(missing)}; with F={folder} these make it:\n"
+      f"{MADE_BY}",
+      file=sys.stderr,
+    )
+    raise SystemExit(2)
+
+
+def keep(path: pathlib.Path, kept: dict) -> None:
+  """Writes beside, then renames."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f".{path.name}.partial")
+  beside.write_text(json.dumps(kept, indent=1) + "\n")
+  beside.replace(path)
+
+
+def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
+  """Writes the page and its pictures from the cases that are done."""
+  found = {
+    name: [kept[c.key] for c in cases if c.name == name and c.done(kept)]
+    for name in VARIANTS
+  }
+  size = cases[0].size
+  document.write(
+    found, path, len(size.seeds),
+    layers=COMMON["model.layers"], width=32 * COMMON["model.heads"],
+    rows=COMMON["latents.rows"], tokens=TOKENS, sampling=STEPS_A_UNIT,
+    steps=size.steps, scored=size.scored, latents=size.latents,
+    seeds=len(size.seeds),
+  )  # fmt: skip
+
+
+def show_blocks(cases: list[Case], path: pathlib.Path) -> None:
+  """A sheet of clips with and without corrective noise, once both are there."""
+  first = {c.name: c for c in cases if c.seed == cases[0].seed}
+  clips = [
+    first[name].folder / f"step_{first[name].size.steps}" / "clips"
+    for name in (BASE, "no corrective noise")
+  ]
+  if all(folder.exists() for folder in clips):
+    shapes = cases[0].shared / "shapes"
+    pictures.block_sheet(path, shapes, *clips)
+
+
+def main() -> int:
+  """Runs the cases that are missing and writes the document."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add("--folder", type=pathlib.Path, default=pathlib.Path("runs/shapes_cpu"),
+      help="with shapes, text, vae and latents")  # fmt: skip
+  add("--work", type=pathlib.Path, help="of the runs; FOLDER/ablations")
+  add("--kept", type=pathlib.Path, default=ROOT / "docs" / "ablations.json",
+      help="results; the page and pictures stand beside")  # fmt: skip
+  add("--most", type=int, default=1000, help="cases now")
+  add("--only", choices=[*STUDIES], help="a study")
+  add("--list", action="store_true", help="what there is to run")
+  add("--tiny", action="store_true", help="a few steps, one seed")
+  given = parser.parse_args()
+  size = TINY if given.tiny else Size()
+  work = given.work or given.folder / "ablations"
+  cases = [
+    Case(name, seed, size, given.folder, work)
+    for seed in size.seeds
+    for name in VARIANTS
+  ]
+  wanted = VARIANTS
+  if given.only:
+    wanted = STUDIES[given.only].variants
+  chosen = [case for case in cases if case.name in wanted]
+  kept = json.loads(given.kept.read_text()) if given.kept.exists() else {}
+  if given.list:
+    for case in chosen:
+      took = (
+        f"{kept[case.key]['cpu seconds']:.0f} s" if case.done(kept) else "-"
+      )
+      print(f"{took:>7}  {case.key}")
+    return 0
+  check_folder(given.folder)
+  for case in [c for c in chosen if not c.done(kept)][: given.most]:
+    print(f"== {case.key}", flush=True)
+    kept[case.key] = case.run()
+    keep(given.kept, kept)
+  show_blocks(cases, given.kept.with_name(f"{given.kept.stem}_blocks.png"))
+  write_document(cases, kept, given.kept.with_suffix(".md"))
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

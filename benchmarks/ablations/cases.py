@@ -1,0 +1,281 @@
+"""What is run: every variant with every seed, by commands."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import re
+import resource
+import subprocess
+import sys
+
+from studies import BASE
+
+from pyramid_jax.cli import compilation
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "shapes_cpu.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """How much is run.
+
+  Attributes:
+    seeds: of each variant.
+    steps: of training.
+    earlier: steps at which some variants are measured as well.
+    scored: clips that are read.
+    long: clips of `long_frames`, four times the training length.
+    long_frames: 4 x 16 + 1.
+    latents: clips whose latents are compared with as many true ones.
+  """
+
+  seeds: tuple[int, ...] = (0, 1, 2)
+  steps: int = 300
+  earlier: tuple[int, ...] = (75, 150)
+  scored: int = 32
+  long: int = 8
+  long_frames: int = 65
+  latents: int = 80
+
+
+TINY = Size(
+  (0,), steps=21, earlier=(20,), scored=2, long=1, long_frames=33, latents=4
+)
+# A token is one latent value in place, so that four stages fit into 8 x 8
+# latents, and no patch hides what happens within a block. A constant rate makes
+# an earlier step of a run the end of a shorter one.
+COMMON = {
+  "model.patch": 1,
+  "model.table_size": 8,
+  "model.layers": 4,
+  "model.heads": 3,
+  "latents.rows": 2,
+  "latents.segments": 24,
+  "latents.segments_per_clip": 1,
+  "latents.window": 512,
+  "optimizer.schedule": "constant",
+  "train.save_every": 10**6,
+  "train.keep": 1,
+}
+STEPS_A_UNIT = 12  # of the sampler, shared out among the stages
+TOKENS = 512  # of a row, split between latent and text as the variant asks
+
+
+def pyramid(stages: int, text_tokens: int) -> dict:
+  """The settings of a number of stages, at equal tokens and sampling steps."""
+  steps = (STEPS_A_UNIT // stages,) * stages
+  return {
+    "flow.stages": stages,
+    "flow.stage_range": tuple(k / stages for k in range(stages + 1)),
+    "latents.latent_tokens": TOKENS - text_tokens,
+    "latents.text_tokens": text_tokens,
+    "generate.steps": steps,
+    "generate.video_steps": steps,
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """Settings that differ, and what is measured besides the scores.
+
+  Attributes:
+    settings: in place of those of `COMMON`.
+    sampled_as: flags of the sampler; the weights are then those of the base.
+    over_compute: measured at earlier steps, too.
+    long: clips of four times the length.
+    paths: how straight the paths are, and errors of few steps.
+  """
+
+  settings: dict = dataclasses.field(default_factory=dict)
+  sampled_as: tuple[str, ...] = ()
+  over_compute: bool = False
+  long: bool = False
+  paths: bool = False
+
+
+VARIANTS = {
+  BASE: Variant(over_compute=True, long=True, paths=True),
+  "no corrective noise": Variant(sampled_as=("--norenoise",)),
+  "1 stage": Variant(pyramid(1, 48), over_compute=True),
+  "full sequence": Variant(
+    {"flow.history": "none", "model.causal": False, **pyramid(3, 80)},
+    over_compute=True,
+  ),
+  "bidirectional": Variant({"model.causal": False}, long=True),
+  "clean history": Variant({"flow.max_corruption": 0.0}, long=True),
+  "independent noise": Variant({"flow.coupled": False}, paths=True),
+  "2 stages": Variant(pyramid(2, 80)),
+  "4 stages": Variant(pyramid(4, 128)),
+  "gamma 0": Variant({"flow.gamma": 0.0}),
+  "gamma 1/9": Variant({"flow.gamma": 1 / 9}),
+  "gamma 2/9": Variant({"flow.gamma": 2 / 9}),
+  "stages 1:2:1": Variant({"latents.stage_weights": (1.0, 2.0, 1.0)}),
+}
+
+
+def command(*arguments: str) -> None:
+  """Runs a command of the project, or a script, to its end.
+
+  Raises:
+    SystemExit: it failed; it has said why.
+  """
+  environment = {
+    # as the commands do: what one seed has compiled, another finds
+    "JAX_COMPILATION_CACHE_DIR": os.path.expanduser(compilation.FOLDER),
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+  }  # fmt: skip
+  code = subprocess.run(
+    [sys.executable, *arguments], env=environment
+  ).returncode
+  if code:
+    raise SystemExit(code)
+
+
+def cpu_seconds() -> float:
+  """Of all commands so far."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
+
+
+def flags(variant: Variant, seed: int, folder: pathlib.Path) -> list[str]:
+  """What pyramid-train gets, apart from the number of steps."""
+  values = {
+    **COMMON,
+    **pyramid(3, 96),
+    "text.path": str(folder / "text"),
+    "videos.path": str(folder / "shapes"),
+    "seed": seed,
+    **variant.settings,
+  }
+  return [f"--config.{name}={value}" for name, value in values.items()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A variant with a seed.
+
+  Attributes:
+    name: of the variant.
+    seed: of everything that is drawn.
+    size: how much is run.
+    shared: folder with the parts that all variants share.
+    work: folder of all cases.
+  """
+
+  name: str
+  seed: int
+  size: Size
+  shared: pathlib.Path
+  work: pathlib.Path
+
+  @property
+  def key(self) -> str:
+    """Its name among the results."""
+    return f"{self.name}, seed {self.seed}"
+
+  @property
+  def variant(self) -> Variant:
+    """What is special about it."""
+    return VARIANTS[self.name]
+
+  @property
+  def settings(self) -> list[str]:
+    """What it is made with; with another setting it is another case."""
+    return [
+      *flags(self.variant, self.seed, pathlib.Path("FOLDER")),
+      *self.variant.sampled_as,
+      *(f"{k}={v}" for k, v in vars(self.size).items() if k != "seeds"),
+    ]
+
+  def done(self, kept: dict) -> bool:
+    """Whether it was measured with these very settings."""
+    return kept.get(self.key, {}).get("settings") == self.settings
+
+  @property
+  def folder(self) -> pathlib.Path:
+    """Of its clips."""
+    name = re.sub("[^a-z0-9]+", "_", self.name)
+    mark = hashlib.sha256("".join(self.settings).encode()).hexdigest()[:6]
+    return self.work / f"{name}_{self.seed}_{mark}"
+
+  @property
+  def trained(self) -> "Case":
+    """The case whose weights it has."""
+    if not self.variant.sampled_as:
+      return self
+    return dataclasses.replace(self, name=BASE)
+
+  @property
+  def workdir(self) -> pathlib.Path:
+    """Of the weights."""
+    return self.trained.folder / "run"
+
+  def run(self) -> dict:
+    """Trains and measures; what a stopped run has left is used."""
+    size, start, found = self.size, cpu_seconds(), {}
+    for step in [*size.earlier * self.variant.over_compute, size.steps]:
+      self.trained.train(step)
+      found[str(step)] = {
+        **self.scores(f"step_{step}", size.scored),
+        **self.measure(f"step_{step}"),
+      }
+    result = {"over compute": found}
+    if self.variant.long:
+      result["long"] = self.scores("long", size.long, size.long_frames)
+    if self.variant.paths:
+      result["paths"] = self.measure("paths", "--paths")
+    return {
+      "settings": self.settings, **result, "cpu seconds": cpu_seconds() - start
+    }  # fmt: skip
+
+  def train(self, steps: int) -> None:
+    """To a step; goes on from the checkpoint that is there."""
+    command(
+      "-m", "pyramid_jax.cli.train", f"--config={CONFIG}",
+      f"--workdir={self.workdir}", f"--data={self.shared / 'latents'}",
+      f"--config.train.steps={steps}",
+      *flags(self.variant, self.seed, self.shared),
+    )  # fmt: skip
+
+  def scores(self, part: str, clips: int, frames: int = 17) -> dict:
+    """What pyramid-evaluate reads from clips."""
+    out = self.folder / part
+    if not (out / "results.json").exists():
+      command(
+        "-m", "pyramid_jax.cli.evaluate", f"--workdir={self.workdir}",
+        f"--out={out}", f"--n={clips}", f"--seed={self.seed}", "--batch=16",
+        f"--frames={frames}", *self.variant.sampled_as,
+      )  # fmt: skip
+    summary = json.loads((out / "results.json").read_text())["summary"]
+    rates = [x["hits"] / x["n"] for x in summary["attributes"].values()]
+    right = summary["all correct"]
+    return {
+      "all correct": right["hits"] / right["n"],
+      "attributes": sum(rates) / len(rates),
+      "flicker": summary["flicker"],
+      "color drift": summary["color drift"],
+      "shape drift": summary["shape drift"],
+      "windows": [
+        {
+          "kept": w["kept"]["hits"] / w["kept"]["n"],
+          "color change": w["color change"],
+        }
+        for w in summary["windows"]
+      ],
+    }
+
+  def measure(self, part: str, *more: str) -> dict:
+    """What measure.py finds in latents."""
+    out = self.folder / f"{part}.json"
+    if not out.exists():
+      command(
+        str(pathlib.Path(__file__).with_name("measure.py")),
+        f"--workdir={self.workdir}", f"--heldout={self.work}/heldout.npz",
+        f"--clips={self.size.latents}", f"--seed={self.seed}", f"--out={out}",
+        *self.variant.sampled_as, *more,
+      )  # fmt: skip
+    return json.loads(out.read_text())

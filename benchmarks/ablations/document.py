@@ -1,0 +1,238 @@
+"""Writes the page and pictures of what was measured.
+
+A study compares variants by measures; what is claimed is decided by a rule, not
+by hand. Legend: `found` maps a variant to its records, one a seed.
+"""
+
+import math
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import pictures
+from studies import (
+  BASE,
+  MEASURES,
+  SCORES,
+  STUDIES,
+  Measure,
+  Record,
+  Study,
+  at_end,
+)
+
+Found = Mapping[str, Sequence[Record]]
+
+TEXT = """# The paper's ablations on moving shapes
+
+Made by `python benchmarks/ablations`, which trains every variant anew with
+pyramid-train and scores it with pyramid-evaluate. A variant differs in the
+settings named here and in nothing else.
+
+| | |
+| --- | --- |
+| data | 64 x 64, 17 frames, one object; 8 x 8 x 3 latents |
+| transformer | {layers} layers, {width} wide, patches of 1 x 1 latent values |
+| training | {steps} steps of {rows} rows of {tokens} latent and text tokens |
+| seeds | {seeds}: of weights, order, noise and sampling |
+| sampling | {sampling} Euler steps a unit, shared out among the stages |
+| scored | {scored} clips of held-out captions; Frechet distance of {latents} |
+| measured so far | {cases} cases, {hours:.1f} hours of CPU time |
+
+**This is small.** A run is a few minutes of one core, at whose end the base
+variant meets {right} of the captions in full; the paper's effects are those of
+a model a thousand times larger. An entry is the mean over seeds and, in
+brackets, the least and the most. The rule by which a claim is judged, for each
+measure:
+
+- *shown*: every seed of the one variant is better than every seed of the other;
+- *the opposite is shown*: every seed is worse;
+- *not decided*: the ranges overlap, so that this size and these seeds cannot
+  tell;
+- *not measured*: fewer than {needed} seeds so far.
+
+{verdicts}
+
+*Frechet distance* is that of latents averaged over place and over time, and of
+their mean change from frame to frame (32 features), to those of true held-out
+clips. True clips have {true_distance} to as many other true ones. *Attributes*
+is the mean share of a caption's attributes that image analysis reads in the
+clip (background, count, shape, color, size, direction, speed), *all correct*
+the share of clips that have them all.
+
+![Results](ablations.png)
+
+{studies}"""
+
+
+def verdict(measure: Measure, ours: Sequence, others: Sequence, needed: int):
+  """What seeds say of a claim that the first are better; see `TEXT`."""
+  if min(len(ours), len(others)) < needed:
+    return "not measured"
+  sign = 1 if measure.smaller else -1
+  a, b = sorted(sign * x for x in ours), sorted(sign * x for x in others)
+  if a[-1] < b[0]:
+    return "shown"
+  return "the opposite is shown" if b[-1] < a[0] else "not decided"
+
+
+def values(found: Found, variant: str, name: str) -> list[float]:
+  """A measure of a variant, one value a seed that has one.
+
+  (Where no object is read in any clip, none has a color that could drift.)
+  """
+  each = (MEASURES[name].of(record) for record in found.get(variant, []))
+  return [value for value in each if math.isfinite(value)]
+
+
+def spread(measure: Measure, numbers: Sequence[float]) -> str:
+  """Mean, least and most; or the one value that there is."""
+  if not numbers:
+    return ""
+  text = measure.format.format
+  mean = text(sum(numbers) / len(numbers))
+  if min(numbers) == max(numbers):
+    return mean
+  return f"{mean} ({text(min(numbers))} to {text(max(numbers))})"
+
+
+def comparisons(
+  study: Study, found: Found, needed: int
+) -> list[tuple[str, str, str, str, str]]:
+  """(measure, other variant, verdict, ours, theirs) of a study's claim."""
+  lines = []
+  for name in study.decided_by:
+    measure, ours = MEASURES[name], values(found, study.variants[0], name)
+    for other in study.variants[1:]:
+      theirs = values(found, other, name)
+      word = verdict(measure, ours, theirs, needed)
+      shown = [spread(measure, x) or "nothing" for x in (ours, theirs)]
+      lines.append((name, other, word, *shown))
+  return lines
+
+
+def verdicts(found: Found, needed: int) -> str:
+  """A line for every study: which measures show its claim, which do not."""
+  words = ("shown", "not decided", "the opposite is shown", "not measured")
+  lines = []
+  for study in STUDIES.values():
+    several = len(study.variants) > 2
+    said = {word: [] for word in words}
+    for name, other, word, *_ in comparisons(study, found, needed):
+      said[word].append(f"{name} ({other})" if several else name)
+    lines.append((study.title, *("; ".join(x) for x in said.values())))
+  return table(("claim", *words), lines)
+
+
+def section(study: Study, found: Found, needed: int) -> str:
+  """A study's claim, table and verdict."""
+  have = [v for v in study.variants if found.get(v)]
+  ran = study.ran
+  if "{inside" in ran and have:
+    true = at_end("blocks of true clips")(found[have[0]][0])
+    ran = ran.format(**true)
+  lines = [
+    (v, *(spread(MEASURES[c], values(found, v, c)) for c in study.columns))
+    for v in have
+  ]
+  said = [
+    f"- {name}, {study.variants[0]} better than {other}: **{word}**, {ours} "
+    f"against {theirs}"
+    for name, other, word, ours, theirs in comparisons(study, found, needed)
+  ]
+  more = [compute(found, have), over_compute(found, have)]
+  return "\n\n".join(
+    [
+      f"## {study.title}",
+      textwrap.fill(f"Paper: {study.claim}", 80),
+      textwrap.fill(f"Run: {ran}", 80),
+      table(("variant", *study.columns), lines),
+      "\n".join(said),
+      *(more if study.over_compute else []),
+    ]
+  )
+
+
+def compute(found: Found, variants: Sequence[str]) -> str:
+  """What a training step of each variant sees and computes."""
+  head = ("a training step", "rows", "latent + text tokens a row", "filled",
+          "segments", "model GFLOP")  # fmt: skip
+  lines = []
+  for variant in variants:
+    w = at_end("work")(found[variant][0])
+    lines.append(
+      (
+        variant, w["rows"], f"{w['latent tokens']} + {w['text tokens']}",
+        f"{w['fill']:.1%}", f"{w['segments']:.1f}", f"{w['flops'] / 1e9:.2f}",
+      )
+    )  # fmt: skip
+  return table(head, lines)
+
+
+def over_compute(found: Found, variants: Sequence[str]) -> str:
+  """Scores at the steps that were measured."""
+  names = ("frechet", "attributes", "all correct")
+  lines = []
+  for variant in variants:
+    for step in found[variant][0]["over compute"]:
+      records = [
+        r["over compute"][step]
+        for r in found[variant]
+        if step in r["over compute"]
+      ]
+      teraflop = int(step) * records[0]["work"]["flops"] / 1e12
+      cells = [
+        spread(Measure(at_end(name), form), [r[name] for r in records])
+        for name, form in zip(
+          names, ("{:.3f}", "{:.1%}", "{:.1%}"), strict=True
+        )
+      ]
+      lines.append((variant, step, f"{teraflop:.2f}", *cells))
+  return table(("variant", "steps", "TFLOP", *SCORES), lines)
+
+
+def table(head: Sequence, lines: Sequence[Sequence]) -> str:
+  """Markdown."""
+  rows = [head, ["---"] * len(head), *lines]
+  return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def write(
+  found: Found, path: pathlib.Path, needed: int, **about: str | int | float
+) -> None:
+  """Writes the page, and a picture of the same name.
+
+  Args:
+    found: what was measured.
+    path: of the page.
+    needed: seeds that a verdict takes.
+    **about: how it was made, see `TEXT`.
+  """
+  records = [record for of_seed in found.values() for record in of_seed]
+  if not records:
+    return
+  studies = [
+    section(study, found, needed)
+    for study in STUDIES.values()
+    if any(found.get(v) for v in study.variants[1:])
+  ]
+  if (blocks := path.with_name(f"{path.stem}_blocks.png")).exists():
+    studies.append(
+      f"## What blocks look like\n\n![True clips; generated with corrective "
+      f"noise, and without]({blocks.name})"
+    )
+  right = values(found, BASE, "all correct")
+  text = TEXT.format(
+    needed=needed,
+    cases=len(records),
+    hours=sum(r["cpu seconds"] for r in records) / 3600,
+    true_distance=f"{at_end('frechet of true clips')(records[0]):.3f}",
+    right=spread(MEASURES["all correct"], right) or "(not measured)",
+    verdicts=verdicts(found, needed),
+    studies="\n\n".join(studies) + "\n",
+    **about,
+  )
+  pictures.plots(found, MEASURES, path.with_suffix(".png"))
+  beside = path.with_name(f".{path.name}.partial")
+  beside.write_text(text)
+  beside.replace(path)

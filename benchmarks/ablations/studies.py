@@ -1,0 +1,212 @@
+"""What is asked: claims of the paper, and the measures that decide."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+Record = Mapping
+BASE = "pyramid"
+LAST = -1  # the end of training
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """A number of a record.
+
+  Attributes:
+    of: how it is read.
+    format: how it is written.
+    smaller: whether a smaller one is better.
+  """
+
+  of: Callable[[Record], float]
+  format: str = "{:.2f}"
+  smaller: bool = True
+
+
+def at_end(name: str) -> Callable[[Record], float]:
+  """A value at the end of training."""
+  return lambda record: list(record["over compute"].values())[LAST][name]
+
+
+def excess(of: Callable[[float, float], float]) -> Callable[[Record], float]:
+  """How far something of the two correlations is from that of true latents."""
+
+  def distance(record: Record) -> float:
+    names = ("blocks", "blocks of true clips")
+    made, true = (of(**at_end(name)(record)) for name in names)
+    return abs(made - true)
+
+  return distance
+
+
+def difference(inside: float, across: float) -> float:
+  """Of the correlations."""
+  return inside - across
+
+
+def change(inside: float, across: float) -> float:
+  """Mean squared change within a block, as a share of that across borders."""
+  return (1 - inside) / (1 - across)
+
+
+MEASURES = {
+  "Frechet distance": Measure(at_end("frechet"), "{:.3f}"),
+  "attributes": Measure(at_end("attributes"), "{:.1%}", smaller=False),
+  "all correct": Measure(at_end("all correct"), "{:.1%}", smaller=False),
+  "flicker": Measure(at_end("flicker")),
+  "color drift": Measure(at_end("color drift")),
+  "shape drift": Measure(at_end("shape drift"), "{:.3f}"),
+  "inside a block": Measure(lambda r: at_end("blocks")(r)["inside"], "{:.3f}"),
+  "across": Measure(lambda r: at_end("blocks")(r)["across"], "{:.3f}"),
+  "change within / across": Measure(
+    lambda r: change(**at_end("blocks")(r)), "{:.3f}"
+  ),
+  "change, off by": Measure(excess(change), "{:.3f}"),
+  "difference, off by": Measure(excess(difference), "{:.3f}"),
+  "straightness": Measure(
+    lambda r: sum(r["paths"]["straightness"]) / len(r["paths"]["straightness"]),
+    "{:.3f}",
+  ),
+  **{
+    f"error, n = {n}": Measure(lambda r, n=n: r["paths"]["errors"][n], "{:.3f}")
+    for n in ("1", "2", "4", "8", "16")
+  },
+  "kept at the end": Measure(
+    lambda r: r["long"]["windows"][LAST]["kept"], "{:.1%}", smaller=False
+  ),
+  "color change at the end": Measure(
+    lambda r: r["long"]["windows"][LAST]["color change"]
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """One comparison.
+
+  Attributes:
+    title: of its section.
+    claim: of the paper, with its place.
+    ran: what was compared.
+    variants: the better one by the claim first; each other is compared with
+      it.
+    columns: measures that are shown.
+    decided_by: those that the claim is about.
+    over_compute: whether a step's work and earlier steps are shown.
+  """
+
+  title: str
+  claim: str
+  ran: str
+  variants: tuple[str, ...]
+  columns: tuple[str, ...]
+  decided_by: tuple[str, ...]
+  over_compute: bool = False
+
+
+SCORES = ("Frechet distance", "attributes", "all correct")
+LONG = ("kept at the end", "color change at the end")
+STUDIES = {
+  "spatial": Study(
+    "Spatial pyramid",
+    "Three stages learn faster than flow matching at full resolution, at equal "
+    "compute (Fig. 7).",
+    "Both see rows of as many tokens, so a step costs the same. The pyramid's "
+    "segments are shorter, and more of them fit into a row.",
+    (BASE, "1 stage"),
+    SCORES,
+    SCORES[:2],
+    over_compute=True,
+  ),
+  "temporal": Study(
+    "Temporal pyramid",
+    "Frame by frame with a compressed history learns faster than the full "
+    "sequence at once (Fig. 8).",
+    "The full sequence has three stages as well, all its frames are targets, "
+    "and each sees every other.",
+    (BASE, "full sequence"),
+    (*SCORES, "flicker"),
+    SCORES[:2],
+    over_compute=True,
+  ),
+  "renoising": Study(
+    "Corrective renoising",
+    "Without corrective noise at the jumps between stages the blocks of "
+    "upsampling stay visible (Fig. 10).",
+    "The same weights sampled with and without it; without, a jump only "
+    "rescales. Correlation of neighbouring values of latents within 2 x 2 "
+    "blocks and across their borders; of true latents {inside:.3f} and "
+    "{across:.3f}. Two things are compared with those: the difference of the "
+    "two; and the mean squared change from neighbour to neighbour within "
+    "blocks as a share of that across borders, (1 - inside) / (1 - across), "
+    "where 0 is perfect blocks. The second does not shrink only because "
+    "latents without noise are smoother everywhere.",
+    (BASE, "no corrective noise"),
+    (
+      "inside a block",
+      "across",
+      "change within / across",
+      "change, off by",
+      "difference, off by",
+      *SCORES,
+    ),
+    ("change, off by", "difference, off by", "Frechet distance"),
+  ),
+  "attention": Study(
+    "Causal attention",
+    "With bidirectional attention, where what is being generated changes the "
+    "history's features, later frames lose consistency (Fig. 11).",
+    "Consistency within the training length, and after four times that length: "
+    "share of objects that are as asked in the last quarter, and how far their "
+    "color is from that in the first.",
+    (BASE, "bidirectional"),
+    (*SCORES, "flicker", "color drift", "shape drift", *LONG),
+    ("color drift", "shape drift", "flicker", *LONG),
+  ),
+  "corruption": Study(
+    "Corrupted history",
+    "Noise on the history in training keeps errors from adding up (Sec. 3.3).",
+    "Clips of 65 frames, four times the training length, in quarters.",
+    (BASE, "clean history"),
+    (*SCORES, *LONG),
+    LONG,
+  ),
+  "coupling": Study(
+    "Coupled endpoints",
+    "One noise for both ends of a stage makes its paths straight (Sec. 3.2, "
+    "Eq. 9-10).",
+    "Independent noise has the same law at each end. *Straightness* is the "
+    "mean squared deviation of the velocity along a path from its mean, as a "
+    "share of the mean's square; 0 is straight. The *error* of n steps a stage "
+    "is the distance to 64 steps from the same noise, as a share of the "
+    "samples' deviation. Both without guidance.",
+    (BASE, "independent noise"),
+    ("straightness", *(f"error, n = {n}" for n in (1, 2, 4, 8, 16))),
+    ("straightness", "error, n = 1", "error, n = 4"),
+  ),
+  "stages": Study(
+    "Number of stages",
+    "The paper takes three; it compares with one alone.",
+    "Equal tokens a step and equal sampling steps a unit.",
+    (BASE, "1 stage", "2 stages", "4 stages"),
+    SCORES,
+    SCORES[:1],
+  ),
+  "gamma": Study(
+    "Covariance of the corrective noise",
+    "Gamma of -1/3 (1/3 here) keeps the most signal at a jump (Sec. 3.2, "
+    "Eq. 15).",
+    "At gamma 0 nothing is kept: every stage starts from noise.",
+    (BASE, "gamma 0", "gamma 1/9", "gamma 2/9"),
+    SCORES,
+    SCORES[:1],
+  ),
+  "sampling": Study(
+    "Stage sampling",
+    "The paper draws stages evenly; no claim is made.",
+    "Evenly against 1:2:1.",
+    (BASE, "stages 1:2:1"),
+    SCORES,
+    SCORES[:1],
+  ),
+}

@@ -1,0 +1,99 @@
+"""What decides the ablations: measures on known latents, and the rule."""
+
+import importlib
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "ablations"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+  """The benchmark's modules, by name."""
+  sys.path.insert(0, str(SCRIPTS))
+  try:
+    yield {
+      name: importlib.import_module(name)
+      for name in ("cases", "document", "measure", "pictures", "studies")
+    }
+  finally:
+    sys.path.pop(0)
+
+
+def test_values_that_blocks_share_are_told_from_smooth_ones(scripts):
+  neighbours = scripts["measure"].neighbours
+  rng = np.random.default_rng(0)
+  coarse = rng.standard_normal((64, 2, 4, 4, 3))
+  blocks = coarse.repeat(2, 2).repeat(2, 3)
+  assert neighbours(blocks)["inside"] == pytest.approx(1, abs=1e-12)
+  error = 5 / np.sqrt(2 * 64 * 2 * 12 * 3)  # 5 standard errors of what differs
+  np.testing.assert_allclose(neighbours(blocks)["across"], 0, atol=error)
+  # the mean of every 2 x 2: neighbours share half, wherever they lie
+  x = rng.standard_normal((256, 2, 9, 9, 3))
+  smooth = x[:, :, 1:, 1:] + x[:, :, 1:, :-1] + x[:, :, :-1, 1:]
+  found = neighbours(smooth + x[:, :, :-1, :-1])
+  np.testing.assert_allclose([*found.values()], 0.5, atol=0.02)
+
+
+def test_straight_paths_have_no_spread_and_bent_ones_that_of_their_law(scripts):
+  straightness = scripts["measure"].straightness
+  steps = scripts["measure"].REFERENCE
+  ends = [(np.zeros((2, 1, 2, 2, 4)),)]  # one unit of one stage, 4 tokens
+  v = np.random.default_rng(0).standard_normal((2, 4, 4))
+  history = np.full((2, 3, 4), np.nan)  # stands before the target
+  whole = lambda v: np.concatenate([history, v], 1)
+  assert straightness(ends, [whole(v)] * steps, 1) == pytest.approx([0.0])
+  shares = scripts["measure"].step_shares(steps)
+  np.testing.assert_allclose(shares.sum(), 1, atol=1e-12)
+  signs = np.where(np.arange(steps) % 2, 3.0, -1.0)  # v, and three times back
+  mean = shares @ signs
+  expected = shares @ (signs - mean) ** 2 / mean**2
+  found = straightness(ends, [whole(s * v) for s in signs], 1)
+  np.testing.assert_allclose(found, [expected], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  "ours, others, smaller, verdict",
+  [
+    ([1, 2, 3], [4, 5, 6], True, "shown"),
+    ([1, 2, 3], [4, 5, 6], False, "the opposite is shown"),
+    ([1, 2, 4], [4, 5, 6], True, "not decided"),
+    ([1, 2], [4, 5, 6], True, "not measured"),
+  ],
+)
+def test_a_claim_is_shown_if_no_two_seeds_contradict_it(
+  scripts, ours, others, smaller, verdict
+):
+  measure = scripts["studies"].Measure(lambda r: r, smaller=smaller)
+  assert scripts["document"].verdict(measure, ours, others, 3) == verdict
+
+
+def test_every_study_compares_variants_that_are_run(scripts):
+  cases, studies = scripts["cases"], scripts["studies"]
+  of_paths = [x for x in studies.MEASURES if x.startswith(("str", "error"))]
+  used = {v for s in studies.STUDIES.values() for v in s.variants}
+  assert used == set(cases.VARIANTS)
+  for study in studies.STUDIES.values():
+    assert set(study.columns) | set(study.decided_by) <= set(studies.MEASURES)
+    for name in study.columns:
+      needs = {"long": name in studies.LONG, "paths": name in of_paths}
+      for part in (part for part, needed in needs.items() if needed):
+        for variant in study.variants:
+          assert getattr(cases.VARIANTS[variant], part), (variant, part)
+  for variant in cases.VARIANTS.values():  # equal compute
+    values = {**cases.pyramid(3, 96), **variant.settings}
+    assert sum(values["generate.steps"]) == cases.STEPS_A_UNIT
+    tokens = values["latents.latent_tokens"] + values["latents.text_tokens"]
+    assert tokens == cases.TOKENS
+
+
+def test_another_setting_is_another_case(scripts, tmp_path):
+  cases = scripts["cases"]
+  case = cases.Case("pyramid", 0, cases.Size(), tmp_path, tmp_path)
+  kept = {case.key: {"settings": case.settings}}
+  assert case.done(kept)
+  small = cases.Case("pyramid", 0, cases.TINY, tmp_path, tmp_path)
+  assert not small.done(kept) and small.folder != case.folder
