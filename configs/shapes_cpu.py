@@ -10,8 +10,12 @@ Commands:
   pyramid-evaluate --workdir=runs/shapes_cpu/dit --n=200 \\
     --out=runs/shapes_cpu/evaluation
 Hardware: two CPU cores, 6 GB of memory.
-Expected: not run as a whole yet. Lengths are set for 30 minutes by the speeds
-  measured with configs/tiny.py: VAE 11, latents 3, transformer 14 minutes.
+Expected: PSNR 26.5 dB on held-out clips, whose captions can then be read back
+  for 81% of the clips (shape 81%, size 97%, all else 100%). Of generated clips
+  9% are right in all (64 clips; 4 to 19%): shape 17%, speed 72%, size 83%,
+  direction 92%, color 98%, background 100%. The transformer is what limits it:
+  decoded latents keep their shape under noise of 0.45 of their deviation. One
+  core works 16 minutes for the VAE, 4 for latents, 26 for the transformer.
 """
 
 from pyramid_jax.config import settings
@@ -32,8 +36,8 @@ def get_config(kind="dit"):
     )
     train = dict(steps=sum(p["steps"] for p in VAE_PHASES), log_every=20)
   else:
-    optimizer |= dict(learning_rate=2e-3, ema=0.99)
-    train = dict(steps=2000, log_every=50)
+    optimizer |= dict(learning_rate=2e-3, ema=0.998)
+    train = dict(steps=3600, log_every=50)
   return settings(
     kind=kind,
     vae=dict(
@@ -45,8 +49,8 @@ def get_config(kind="dit"):
       dtype="float32",
     ),
     model=dict(
-      layers=6,
-      heads=5,
+      layers=4,
+      heads=4,
       head_dim=32,
       text_dim=64,
       pooled_dim=64,
@@ -62,8 +66,9 @@ def get_config(kind="dit"):
     latents=dict(
       sources=(dict(path=f"{FOLDER}/latents"),),
       rows=6,
-      latent_tokens=80,
-      text_tokens=80,
+      latent_tokens=96,
+      text_tokens=72,
+      stage_weights=(1, 2, 3),  # a finest frame has most to be learned
       segments=8,
       window=2048,
       segments_per_clip=2,

@@ -55,6 +55,7 @@ COMMON = {
   "latents.rows": 2,
   "latents.segments": 24,
   "latents.segments_per_clip": 1,
+  "latents.stage_weights": (),
   "latents.window": 512,
   "optimizer.schedule": "constant",
   "train.save_every": 10**6,
