@@ -205,10 +205,10 @@ real run will not reach them all the time.
 {{tables}}
 ## How mesh and remat were chosen
 
-By what costs most, the MM-DiT at 768p, compiled with each remat and with other
-meshes; in bold what the config has: the least step time of those that leave a
-third of the memory free. Seconds are from all overlapping to nothing
-overlapping.
+By what costs most, the MM-DiT at 768p; in bold what the config has: the least
+step time of those compiled that leave a third of the memory free. A machine
+with one line has nothing to compare it with yet and has what the others were
+given. Seconds are from all overlapping to nothing overlapping.
 
 {{choices}}
 

@@ -14,8 +14,9 @@ Expected: PSNR 26.5 dB on held-out clips, whose captions can then be read back
   for 81% of the clips (shape 81%, size 97%, all else 100%). Of generated clips
   9% are right in all (64 clips; 4 to 19%): shape 17%, speed 72%, size 83%,
   direction 92%, color 98%, background 100%. The transformer is what limits it:
-  decoded latents keep their shape under noise of 0.45 of their deviation. One
-  core works 16 minutes for the VAE, 4 for latents, 26 for the transformer.
+  decoded latents keep their shape under noise of 0.45 of their deviation. Time
+  of processors: VAE 17 minutes, latents 4, transformer 26, beside other work;
+  on two idle cores it was not timed.
 """
 
 from pyramid_jax.config import settings

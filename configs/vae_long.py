@@ -4,9 +4,9 @@ Command:
   pyramid-train --config=configs/vae_long.py --workdir=runs/vae_long \
     --data=videos.jsonl --config.vae_loss.lpips=vgg_lpips.pth
 Hardware: 64 TPU v5p, 8 to a clip: mesh axis `sequence` splits its height.
-Expected: not run here, on no machine. Compiled for v5p:4x4x4 (pyramid-plan
-  --quick --vae), a step on clips of 257 frames needs 28.1 GiB of temporaries a
-  device; compiling it took 5.5 minutes of one core's time.
+Expected: not run here, on no machine. Its step on clips of 257 frames alone,
+  compiled for v5p:4x4x4, needs 28.1 GiB of temporaries a device and 5.5 minutes
+  of one core's time to compile; pyramid-plan --vae compiles four such steps.
 
 It starts from the weights of runs/vae_short (configs/vae_short.py). Clips grow
 from 33 frames, as in the released script, to the 257 that its comments name, a

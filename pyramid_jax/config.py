@@ -72,8 +72,7 @@ class DiTConfig:
   dtype: Dtype = "bfloat16"  # of the matmuls; parameters stay float32
   # auto: tpu, gpu or xla by the platform; dense: for comparison
   attention: Literal["auto", "xla", "tpu", "gpu", "dense"] = "auto"
-  # what the backward pass recomputes: nothing, all but the results of matmuls
-  # and attention, all but those of attention, or all of a layer
+  # recomputed backwards: nothing; all but matmuls, attention; all but it; all
   remat: Literal["none", "matmuls", "attention", "layer"] = "layer"
 
   @property

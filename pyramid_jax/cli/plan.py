@@ -48,7 +48,8 @@ def main() -> int:
   target = chips.target(F.topology, F.platform, F.slices)
   asked = config_flag.get()
   others = [(path, config_flag.read(path)) for path in F.stages]
-  if F.vae + F.generate + F.sweep > 1:
+  of_vae = F.vae or asked.kind == "vae"
+  if F.vae + F.generate + F.sweep > 1 or (of_vae and F.sweep):
     raise ConfigError(
       "give --vae, --generate or --sweep, one of them; --sweep is of a "
       "transformer's training."

@@ -75,6 +75,7 @@ def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
       "--vae, --generate or --sweep, one",
     ),
     (["topology=cpu:8", "generate", "sweep"], "one of them; --sweep is of a"),
+    (["topology=cpu:8", "sweep", "config.kind=vae"], "--sweep is of a"),
     (["topology=v5e:2x2"], r'pip install "jax\[tpu\]=='),
     (["topology=h100:8"], r'pip install "jax\[cuda13\]=='),
     ([], r"--topology \(A slice: .*\) is missing"),
