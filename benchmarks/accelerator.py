@@ -143,14 +143,14 @@ def random_rows(config):
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def random_params(shapes, dtype: str, places=None):
-  """Small normal values, drawn on the device."""
+def random_params(shapes, dtype: str | None = None, places=None):
+  """Small normal values, drawn on the device; in the shapes' dtypes or one."""
 
   def draw(key):
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(key, len(leaves))
     return tree.unflatten(
-      0.02 * jax.random.normal(k, s.shape, dtype)
+      0.02 * jax.random.normal(k, s.shape, dtype or s.dtype)
       for k, s in zip(keys, leaves, strict=True)
     )
 
@@ -300,7 +300,7 @@ def encode_text(config, tiny: bool) -> dict[str, float]:
 def sample(config, plan) -> tuple[dict[str, float], list]:
   """All units of a clip; also its latents."""
   model, rows = make_dit(config.model), (2, config.text.max_tokens)
-  velocity = Partial(model.apply, random_params(model.shapes, "bfloat16"))
+  velocity = Partial(model.apply, random_params(model.used))
   text = {
     "text": jnp.zeros((*rows, config.model.text_dim)),
     "text_segment": jnp.ones(rows, jnp.int32),

@@ -131,6 +131,7 @@ def load_trained(
   mesh: jax.sharding.Mesh,
   weights: str = "ema",
   require: Callable[[dict[str, Any]], None] = lambda meta: None,
+  used: bool = False,
 ) -> Trained:
   """Reads a model from a training run, or from a folder of converted weights.
 
@@ -144,24 +145,27 @@ def load_trained(
     weights: "ema" or "params" of a training run.
     require: refuses what the meta says, or "step" and "steps" of a run, before
       weights are read.
+    used: keep no more of a weight than the model uses, see `Pure.used`; what
+      it gives is the same to the bit.
 
   Raises:
     CheckpointError: there is none, or it is of the other kind of model.
   """
   workdir = pathlib.Path(workdir)
   if (workdir / WEIGHTS).is_file():
-    return _load_converted(workdir, kind, make, mesh, require)
+    return _load_converted(workdir, kind, make, mesh, require, used)
   checkpoints, config, meta = open_trained(workdir, kind)
   with contextlib.closing(checkpoints):
     run = {"step": checkpoints.latest, "steps": config.train.steps}
     require({**meta, **run})
-    shapes = make(config).shapes
-    places = sharding.tree_shardings(mesh, shapes, make(config).axes)
+    model = make(config)
+    shapes = model.used if used else model.shapes
+    places = sharding.tree_shardings(mesh, shapes, model.axes)
     target = {weights: placed(shapes, places)}
     return Trained(config, checkpoints.restore(target)[weights], meta)
 
 
-def _load_converted(workdir, kind, make, mesh, require) -> Trained:
+def _load_converted(workdir, kind, make, mesh, require, used) -> Trained:
   config, meta = read_meta(workdir, kind)
   require(meta)
   model, tree = make(config), tensors.read_tree(workdir / WEIGHTS)
@@ -179,7 +183,8 @@ def _load_converted(workdir, kind, make, mesh, require) -> Trained:
       f"{', '.join(wrong)}. Convert it again."
     )
   places = sharding.tree_shardings(mesh, model.shapes, model.axes)
-  return Trained(config, tensors.place_tree(tree, places), meta)
+  most = model.used if used else None
+  return Trained(config, tensors.place_tree(tree, places, most), meta)
 
 
 def save_trained(folder: pathlib.Path, config: Config, meta: Mapping[str, Any]):

@@ -180,13 +180,21 @@ def read_tree(path: Path) -> dict[str, Any]:
   )
 
 
-def place_tree(tree: Any, shardings: Any) -> Any:
-  """Stored arrays on a mesh; every device's part is read for it alone."""
+def place_tree(tree: Any, shardings: Any, most: Any = None) -> Any:
+  """Stored arrays on a mesh; every device's part is read for it alone.
+
+  `most` has arrays of the same shapes: a wider dtype than theirs is narrowed.
+  """
+
+  def one(x, place, most):
+    narrow = min(x.dtype, most.dtype, key=lambda dtype: dtype.itemsize)
+    part = lambda at: np.ascontiguousarray(x[at]).astype(narrow, copy=False)
+    return jax.make_array_from_callback(x.shape, place, part)
+
   return jax.tree.map(
-    lambda x, place: jax.make_array_from_callback(
-      x.shape, place, lambda at: np.ascontiguousarray(x[at])
-    ),
+    one,
     tree,
     shardings,
+    tree if most is None else most,
     is_leaf=lambda x: isinstance(x, Stored),
   )

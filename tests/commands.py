@@ -66,7 +66,10 @@ def run(command: str, *arguments, before=None, files=False) -> Result:
       args=(command, flags, folder, before),
     )
     process.start()
-    process.join()
+    try:
+      process.join()
+    finally:  # a test that ran out of time leaves nothing behind
+      process.kill()
     out, err = (
       (pathlib.Path(folder) / name).read_text() for name in ("out", "err")
     )

@@ -1,5 +1,6 @@
 """Files of tensors: those of the safetensors library, a piece at a time."""
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -69,3 +70,22 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
   (tmp_path / "file").write_bytes(damage(content))
   with pytest.raises(tensors.TensorFileError, match="not a whole safetensors"):
     tensors.open_file(tmp_path / "file")
+
+
+def test_wider_arrays_are_narrowed_as_they_are_placed(tmp_path):
+  write(tmp_path / "file")
+  stored = tensors.open_file(tmp_path / "file")
+  most = {"a": ml_dtypes.bfloat16, "b": np.float32}
+  stored = {name: stored[name] for name in most}
+  most = {
+    name: jax.ShapeDtypeStruct(stored[name].shape, dtype)
+    for name, dtype in most.items()
+  }
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  places = dict.fromkeys(most, place)
+  for wanted, dtype in ((None, "float32"), (most, "bfloat16")):
+    found = tensors.place_tree(stored, places, wanted)
+    assert (found["a"].dtype, found["b"].dtype) == (dtype, "bfloat16")
+    np.testing.assert_array_equal(
+      found["a"], ARRAYS["a"].astype(found["a"].dtype)
+    )

@@ -52,5 +52,7 @@ def main():
       pipeline, requests, seed=F.seed, batch=F.batch, unit_done=bar.update,
       **changed,
     )  # fmt: skip
+  # others may be far behind, and who leaves must not take them along
+  processes.wait_until(lambda: all(c.path.exists() for c in clips), seconds=2)
   print(f"{F.out}: {len(mine)} clips, {len(mine) - made} of them from before")
   print(f"{pipeline.phases}\n{programs}")

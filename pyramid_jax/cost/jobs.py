@@ -154,10 +154,10 @@ def sampler(config: Config, mesh: Mesh) -> list[Job]:
 def _unit(config, mesh, plan, unit: int, samples: int, times: int) -> Job:
   """A bucket's program, with the integers of its last unit."""
   schedule, model = schedule_of(config.flow), make_dit(config.model)
-  places = sharding.tree_shardings(mesh, model.shapes, model.axes)
+  places = sharding.tree_shardings(mesh, model.used, model.axes)
   params = jax.tree.map(
     lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at),
-    model.shapes,
+    model.used,
     places,
   )
   R = samples * (2 if plan.guided else 1)

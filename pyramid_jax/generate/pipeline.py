@@ -125,7 +125,9 @@ class Pipeline:
       mesh=mesh,
     )
     stays = not low_memory
-    trained = lambda: checkpoint.load_trained(here, "dit", make, mesh, weights)
+    trained = lambda: checkpoint.load_trained(
+      here, "dit", make, mesh, weights, used=True
+    )
     return cls(
       config,
       Part(lambda: trained().params, stays),

@@ -48,6 +48,8 @@ class Pure:
     make: builds the module from `nnx.Rngs`.
     graphdef: the module without its parameters.
     shapes: nested dict of `jax.ShapeDtypeStruct`.
+    used: the same in the dtypes in which layers use them: all that has to be
+      kept of weights that are not trained.
     axes: the same dict of tuples of logical axis names.
     inits: the same dict of initializers.
   """
@@ -55,6 +57,7 @@ class Pure:
   make: Callable[[nnx.Rngs], nnx.Module]
   graphdef: nnx.GraphDef
   shapes: Params
+  used: Params
   axes: Params
   inits: Params
 
@@ -116,7 +119,8 @@ def pure(make: Callable[[nnx.Rngs], nnx.Module]) -> Pure:
   graphdef, params, rest = nnx.split(module, nnx.Param, ...)
   if nnx.to_flat_state(rest):
     raise TypeError(f"{rest} is not a parameter; pass it as an argument.")
-  names, inits = {}, {}
+  layers = dict(nnx.iter_graph(module))
+  names, inits, used = {}, {}, {}
   for path, variable in nnx.to_flat_state(params):
     axis_names = variable.get_metadata().get(AXES)
     if axis_names is None or len(axis_names) != len(variable.shape):
@@ -127,10 +131,13 @@ def pure(make: Callable[[nnx.Rngs], nnx.Module]) -> Pure:
       )
     names[path] = tuple(axis_names)
     inits[path] = variable.get_metadata()[INIT]
+    dtype = getattr(layers[path[:-1]], "dtype", None) or variable.dtype
+    used[path] = jax.ShapeDtypeStruct(variable.shape, dtype)
   return Pure(
     make,
     graphdef,
     nnx.to_pure_dict(params),
+    nnx.traversals.unflatten_mapping(used),
     nnx.traversals.unflatten_mapping(names),
     nnx.traversals.unflatten_mapping(inits),
   )

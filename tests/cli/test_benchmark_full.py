@@ -99,7 +99,11 @@ def both(module, *arguments):
     )
     for i in range(2)
   ]  # fmt: skip
-  ended = [process.communicate(timeout=500) for process in started]
+  try:
+    ended = [process.communicate(timeout=500) for process in started]
+  finally:
+    for process in started:
+      process.kill()
   assert [p.returncode for p in started] == [0, 0], ended
   return [out for out, _ in ended]
 

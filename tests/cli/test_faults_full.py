@@ -44,11 +44,14 @@ def stop_when(ready, words, how):
   with subprocess.Popen(
     words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
   ) as process:
-    while not ready():
-      assert process.poll() is None, f"it ended first: {process.stderr.read()}"
-      time.sleep(0.002)
-    process.send_signal(how)
-    process.stderr.read()
+    try:
+      while not ready():
+        assert process.poll() is None, f"ended first: {process.stderr.read()}"
+        time.sleep(0.002)
+      process.send_signal(how)
+      process.stderr.read()
+    finally:  # a test that ran out of time leaves nothing behind
+      process.kill()
   return process.returncode
 
 

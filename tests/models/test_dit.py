@@ -76,6 +76,21 @@ def test_packed_row_is_its_segments_one_by_one_forward_and_backward():
   )
 
 
+FLUX = dict(kind="flux", single_layers=1, rotary_dims=(4, 2, 2))
+
+
+@pytest.mark.parametrize("kind", [{}, FLUX])
+def test_weights_as_they_are_used_give_the_same_to_the_bit(kind):
+  model, params, parts = small(layers=1, dtype="bfloat16", **kind)
+  used = jax.tree.map(lambda x, s: x.astype(s.dtype), params, model.used)
+  narrow = [x.dtype == jnp.bfloat16 for x in jax.tree.leaves(used)]
+  assert 0 < sum(narrow) < len(narrow)
+  rows, x = pack([parts], sizes(parts))
+  run = jax.jit(model.apply)
+  whole, part = (run(p, x, rows, rows["timestep"]) for p in (params, used))
+  np.testing.assert_array_equal(whole, part)
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_later_frames_have_exactly_zero_influence(causal):
   model, params, parts = small(causal=causal)
