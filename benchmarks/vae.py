@@ -49,8 +49,9 @@ VARIANTS = {
 def cases(asked) -> list[dict]:
   """What is run, in order."""
   if asked.losses:
-    names = [n for n in VARIANTS if n != "LPIPS" or asked.lpips]
-    if len(names) < len(VARIANTS):
+    wanted = [asked.only] if asked.only else list(VARIANTS)
+    names = [n for n in wanted if n != "LPIPS" or asked.lpips]
+    if len(names) < len(wanted):
       print(
         "LPIPS is left out: --lpips has to name the vgg_lpips.pth that the "
         'released code trains with, or "random" for random features.',
@@ -317,6 +318,7 @@ def parse() -> argparse.Namespace:
   flags.add_argument("--kept", type=pathlib.Path, help="JSON file of figures")
   flags.add_argument("--released", action="store_true", help="released sizes")
   flags.add_argument("--losses", action="store_true", help="train with each")
+  flags.add_argument("--only", choices=VARIANTS, help="one of the losses")
   flags.add_argument("--work", help="folder of the trainings of --losses")
   flags.add_argument("--steps", type=int, default=460, help="of a training")
   flags.add_argument("--note", help="a sentence for the page, then done")

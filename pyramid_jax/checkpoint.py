@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.experimental import multihost_utils
 
 from pyramid_jax import sharding, tensors
@@ -25,6 +26,21 @@ from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.tensors import WEIGHTS
 
 TRAINED = "trained.json"  # config and meta of converted weights
+# Bytes that each replica of an array writes at least, if they share the work.
+# Parts of a small array cost more than they save: each is a program to compile.
+SHARE = 2**20
+
+
+def _share_large_arrays_only():
+  """Tells orbax of `SHARE`, for which it has but a registry of its own."""
+  handlers, before = ocp.type_handlers, logging.get_verbosity()
+  handler = handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SHARE)
+  logging.set_verbosity(logging.ERROR)  # it warns that the handler is replaced
+  handlers.register_type_handler(jax.Array, handler, override=True)
+  logging.set_verbosity(before)
+
+
+_share_large_arrays_only()
 
 
 class CheckpointError(UserError):

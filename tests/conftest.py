@@ -7,14 +7,14 @@ import time
 
 import pytest
 
+from tests.compiling import QUICKLY
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile much and run little: spend less on the code than it costs.
 os.environ["XLA_FLAGS"] = " ".join(
   [
     os.environ.get("XLA_FLAGS", ""),
     "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
+    QUICKLY,
   ]
 )
 # Programs that several tests build are compiled once, by whichever worker.
@@ -48,7 +48,7 @@ def pytest_ignore_collect(collection_path, config):
 
 def pytest_collection_modifyitems(items):
   """What takes long comes first, so that no worker is left with it alone."""
-  slow = ("train", "verify", "cli", "models", "generate", "convert", "flow")
+  slow = ("tests", "train", "verify", "cli", "models", "generate", "convert")
   place = lambda name: slow.index(name) if name in slow else len(slow)
   items.sort(key=lambda item: place(item.path.parent.name))
 

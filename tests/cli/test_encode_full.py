@@ -13,6 +13,7 @@ import pytest
 
 from pyramid_jax.data import latents, shapes_store
 from tests import tiny
+from tests.compiling import QUICKLY
 
 ROOT = pathlib.Path(__file__).parents[2]
 RANDOM = random.Random()  # other moments every time; a failure tells which
@@ -43,7 +44,7 @@ class Run:
       ],
       env={
         **os.environ, "PATH": path, "COMMAND": "pyramid-encode",
-        "DEVICES": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "DEVICES": "2", "XLA_FLAGS": QUICKLY,
       },
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip

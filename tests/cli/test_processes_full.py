@@ -16,6 +16,7 @@ import pytest
 
 from pyramid_jax.checkpoint import Checkpoints
 from tests import tiny
+from tests.compiling import QUICKLY
 from tests.data import random_store
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -39,7 +40,7 @@ class Run:
     environment = {
       **os.environ,
       "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
-      "XLA_FLAGS": "--xla_backend_optimization_level=0",
+      "XLA_FLAGS": QUICKLY,
       "DEVICES": str(8 // count),
     }
     self.launcher = subprocess.Popen(
