@@ -183,6 +183,7 @@ def lpips_file(given: str, work: pathlib.Path) -> str:
   from pyramid_jax.convert.models import LPIPS_VGG
 
   path = work / "random_lpips.safetensors"
+  work.mkdir(parents=True, exist_ok=True)
   if not path.exists():
     sizes = c.LPIPSConfig((16, 32, 64, 64, 64), "float32")
     weights = LPIPS_VGG.to_torch(sizes, LPIPS_VGG.make(sizes).init(0))
