@@ -15,6 +15,7 @@ import grain
 from absl import flags
 
 from pyramid_jax.config import ConfigError, LatentDataConfig
+from pyramid_jax.data import latent_record
 from pyramid_jax.data.curriculum import Curriculum
 from pyramid_jax.data.latents import LatentStore
 from pyramid_jax.data.packing import Planner
@@ -110,6 +111,8 @@ def batches(
       f"{len(places)}; every process needs at least one."
     )
   planner.row(start_row)  # what is the same for all rows is found once, here
+  # imports what reading needs: two threads that do so at once can deadlock
+  latent_record.fields(b"")
   source = _Ahead(Rows(stores, planner, spec), start_row, config, places)
   dataset = grain.MapDataset.source(source).batch(len(places))
   return Batches(load_ahead(dataset, config.workers), start_row, config.rows)
@@ -124,7 +127,7 @@ def load_ahead(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
     flags.FLAGS.mark_as_parsed()
   return loaded.mp_prefetch(
     grain.MultiprocessingOptions(num_workers=workers),
-    worker_init_fn=_die_with_parent,
+    worker_init_fn=_start_worker,
   )
 
 
@@ -159,9 +162,10 @@ class _Ahead:
     return self.rows[self.start + step * self.step + self.places[place]]
 
 
-def _die_with_parent(index: int, count: int) -> None:
-  """A loader process must not outlive a killed run."""
+def _start_worker(index: int, count: int) -> None:
+  """A loader process must not outlive a killed run, nor wait for itself."""
   del index, count
+  latent_record.fields(b"")
 
   def watch():
     multiprocessing.parent_process().join()
