@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them.
-#   bash launch/test.sh           the suite, under 10 minutes on 2 cores
+#   bash launch/test.sh           the suite
 #   bash launch/test.sh --full    and what takes longer or needs torch
 # Other arguments go to pytest.
 source "$(dirname "$0")/install.sh" data,text,train,test,notebooks

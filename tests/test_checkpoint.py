@@ -204,3 +204,15 @@ def test_other_errors_keep_their_own_face(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="Input/output error"):
       checkpoints.save(2, ITEMS, CONFIG)
   checkpoints.close()
+
+
+def test_weights_are_narrowed_as_they_are_read_as_jax_does(tmp_path):
+  x = np.random.default_rng(0).normal(size=(64, 33)).astype(np.float32)
+  checkpoints = checkpoint.Checkpoints(tmp_path, writing=True)
+  checkpoints.save(1, {"params": {"x": jnp.asarray(x)}}, Config())
+  checkpoints.wait()
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  target = jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=place)
+  found = checkpoints.restore({"params": {"x": target}})["params"]["x"]
+  checkpoints.close()
+  np.testing.assert_array_equal(found, jnp.asarray(x).astype(jnp.bfloat16))

@@ -1,5 +1,6 @@
 """pyramid-generate --benchmark: all clips of a benchmark, on several hosts."""
 
+import logging
 import pathlib
 
 from absl import flags
@@ -9,6 +10,7 @@ from pyramid_jax.config import ConfigError
 from pyramid_jax.generate import benchmark
 
 F = flags.FLAGS
+log = logging.getLogger("pyramid_jax.benchmark")
 ELSEWHERE = ("prompt", "heldout", "image", "video", "change", "sheet",
              "live_steps")  # fmt: skip
 
@@ -52,7 +54,9 @@ def main():
       pipeline, requests, seed=F.seed, batch=F.batch, unit_done=bar.update,
       **changed,
     )  # fmt: skip
-  # others may be far behind, and who leaves must not take them along
+  if rest := sum(not c.path.exists() for c in clips):
+    log.info("%s: waiting for %d clips of other processes", F.out, rest)
+  # they may be far behind, and who leaves must not take them along
   processes.wait_until(lambda: all(c.path.exists() for c in clips), seconds=2)
   print(f"{F.out}: {len(mine)} clips, {len(mine) - made} of them from before")
   print(f"{pipeline.phases}\n{programs}")
