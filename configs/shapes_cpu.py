@@ -24,8 +24,8 @@ from pyramid_jax.config import settings
 
 FOLDER = "runs/shapes_cpu"
 VAE_PHASES = (
-  dict(steps=600, batch=4, frames=1, height=64, width=64),
-  dict(steps=700, batch=1, frames=9, height=64, width=64, rate=0.5),
+  dict(steps=800, batch=4, frames=1, height=64, width=64),
+  dict(steps=1200, batch=1, frames=9, height=64, width=64, rate=0.5),
 )
 
 

@@ -2,10 +2,13 @@
 
   pyramid-evaluate --workdir=runs/dit --prompts=heldout --n=200 --out=runs/eval
   pyramid-evaluate --clips=quickstart/samples --out=runs/eval
+  pyramid-evaluate --vae=runs/vae --shapes=runs/shapes --out=runs/limit
 
 Generates clips of held-out captions of the embedded dataset, reads them by
 image analysis and compares. A clip that exists is not generated again. OUT gets
-clips/, results.json, results.md and sheet.png.
+clips/, results.json, results.md and sheet.png. With a VAE and no workdir the
+clips are the held-out ones, encoded and decoded: what a model on its latents
+can reach.
 """
 
 import pathlib
@@ -36,9 +39,11 @@ flags.DEFINE_integer("batch", 8, "Clips generated together.", lower_bound=1)
 
 def main():
   """Generates what is missing, scores, prints the table."""
-  app.require("out", *[] if F.clips else ["workdir"])
-  if F.clips and F.workdir:
-    raise ConfigError("give --workdir or --clips, not both.")
+  limit = F.vae and not F.workdir
+  needs = [] if F.clips else ["shapes"] if limit else ["workdir"]
+  app.require("out", *needs)
+  if F.clips and (F.workdir or F.vae):
+    raise ConfigError("give --workdir, --vae or --clips, not both.")
   from pyramid_jax.evals import shapes_run
   from pyramid_jax.evals.shapes_score import Seen
 
@@ -49,6 +54,8 @@ def main():
     if not paths:
       raise ConfigError(f"--clips={F.clips} holds no mp4 file.")
     settings = {"clips": F.clips}
+  elif limit:
+    paths, questions, settings = reconstruct(dataset, out)
   else:
     dataset = dataset or shapes_run.dataset_of(F.workdir)
     paths, questions, settings = generate(dataset, out)
@@ -79,6 +86,25 @@ def generate(dataset, out: pathlib.Path):
     given=F.given, **changes,
   )  # fmt: skip
   print(f"{pipeline.phases}\n{programs}")
+  return paths, questions, settings
+
+
+def reconstruct(dataset, out: pathlib.Path):
+  """Held-out clips as the VAE gives them back, those that are there too."""
+  programs = compilation.use_cache()
+  from pyramid_jax import sharding
+  from pyramid_jax.config import MeshConfig
+  from pyramid_jax.evals import shapes_run
+  from pyramid_jax.generate.trained_vae import TrainedVAE
+
+  vae = TrainedVAE.load(F.vae, sharding.make_mesh(MeshConfig()))
+  settings = {"vae": vae.path, "fingerprint": vae.fingerprint}
+  shapes_run.begin(out, settings)
+  questions = dataset.heldout(F.n)
+  paths = shapes_run.reconstruct_missing(
+    vae, questions, out / "clips", batch=F.batch
+  )
+  print(programs)
   return paths, questions, settings
 
 

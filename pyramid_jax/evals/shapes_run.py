@@ -18,6 +18,7 @@ from pyramid_jax.evals.shapes_score import Seen, score
 from pyramid_jax.generate import clips, export
 from pyramid_jax.generate.clips import Request
 from pyramid_jax.generate.pipeline import Pipeline
+from pyramid_jax.generate.trained_vae import TrainedVAE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +162,32 @@ def generate_missing(
       pipeline, requests, seed=seed, batch=batch, lossless=True,
       unit_done=bar.update, **changes,
     )  # fmt: skip
+  return paths
+
+
+def reconstruct_missing(
+  vae: TrainedVAE,
+  questions: Sequence[Question],
+  folder: pathlib.Path,
+  *,
+  batch: int,
+) -> list[pathlib.Path]:
+  """Makes the clips that a folder lacks: true ones, encoded and decoded."""
+  paths = [folder / f"{i:05d}.mp4" for i in range(len(questions))]
+  missing = [i for i, path in enumerate(paths) if not path.exists()]
+  bar = tqdm(total=len(missing), desc="reconstruct", unit="clip", disable=None)
+  with bar:
+    for start in range(0, len(missing), batch):
+      part = missing[start : start + batch]
+      truth = [questions[i].truth for i in part]
+      frames = vae.reconstruct(truth, [paths[i].stem for i in part], batch)
+      for i, clip in zip(part, frames, strict=True):
+        made = {"prompt": questions[i].prompt, "frames": len(clip)}
+        with export.mp4_writer(
+          paths[i], shapes.FPS, made, lossless=True
+        ) as append:
+          append(clip)
+      bar.update(len(part))
   return paths
 
 

@@ -155,6 +155,24 @@ class TrainedVAE:
     z = np.concatenate(jax.device_get(parts), 1)
     return [x[:count] for x, count in zip(z, counts, strict=False)]
 
+  def reconstruct(
+    self,
+    videos: Sequence[np.ndarray],
+    ids: Sequence[str],
+    batch: int = 1,
+    window: int = 16,
+  ) -> list[np.ndarray]:
+    """Clips uint8 [T, H, W, 3] as they are after encoding and decoding."""
+    latents = self.encode(videos, ids, window, batch)
+    padding = -len(latents) % math.lcm(self.batch_multiple, batch)
+    latents += latents[-1:] * padding
+    z = np.stack([self.statistics.normalise(latent) for latent in latents])
+    step = window // self.time_factor
+    starts = range(1, z.shape[1], step)
+    chunks = [z[:, :1], *[z[:, i : i + step] for i in starts]]
+    frames = np.concatenate(list(self.decode_stream(chunks)), 1)
+    return list(frames[: len(videos)])
+
   @property
   def batch_multiple(self) -> int:
     """Batches of a multiple of this fill the mesh."""

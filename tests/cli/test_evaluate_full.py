@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from pyramid_jax.evals import shapes_run
 from pyramid_jax.generate import export
 from tests import tiny
 from tests.commands import refused, run
@@ -46,6 +47,22 @@ def test_clips_that_go_on_from_an_image_are_scored_after_it(tmp_path, workdirs):
   found = json.loads((tmp_path / "results.json").read_text())
   assert found["settings"]["given"] == 1
   assert [c["frames"] for c in found["clips"]] == [5, 5, 5]
+
+
+def test_a_vae_alone_gives_heldout_clips_back(tmp_path, workdirs):
+  command = ("evaluate", f"vae={workdirs.vae}", f"shapes={workdirs.shapes}",
+             f"out={tmp_path}", "n=3", "batch=2")  # fmt: skip
+  result = run(*command)
+  assert result.code == 0, result.err
+  found = json.loads((tmp_path / "results.json").read_text())
+  truth = shapes_run.Dataset(workdirs.shapes).heldout(3)
+  for i, question in enumerate(truth):
+    frames, made = export.read_mp4(tmp_path / "clips" / f"{i:05d}.mp4")
+    assert made["prompt"] == question.prompt
+    assert frames.shape == question.truth.shape
+  (tmp_path / "clips" / "00001.mp4").unlink()
+  assert run(*command).code == 0
+  assert json.loads((tmp_path / "results.json").read_text()) == found
 
 
 def test_the_study_fills_its_table_variant_by_variant(tmp_path, workdirs):

@@ -180,7 +180,8 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path, true_clips):
   for arguments, message in (
     ([out], r"--workdir \(Workdir of pyramid-train\) is missing"),
     ([out, "clips=none"], r"--clips=none holds no mp4 file"),
-    ([out, "clips=none", "workdir=x"], r"--workdir or --clips, not both"),
+    ([out, "clips=none", "workdir=x"], r"--workdir, --vae or --clips, not"),
+    ([out, "vae=none"], r"--shapes"),
     ([out, "workdir=none"], r"none has no checkpoint"),
     ([out, f"clips={true_clips}", "shapes=none"], r"not a complete dataset"),
   ):

@@ -12,6 +12,7 @@ from pyramid_jax.config import Config, MeshConfig, from_dict
 from pyramid_jax.convert import vae as table
 from pyramid_jax.convert.names import to_ours
 from pyramid_jax.data.latents import Statistics
+from pyramid_jax.generate.export import to_uint8
 from pyramid_jax.generate.trained_vae import TrainedVAE, make_model
 from pyramid_jax.models.vae import ClipShapeError, posterior
 from tests import tiny
@@ -71,6 +72,22 @@ def test_latents_are_draws_by_the_name_of_their_clip_or_means():
   q = posterior(moments)
   assert max_error(first, np.asarray(q.mean[0])) < 1e-5
   assert 0.8 < np.std((a - q.mean[0]) / q.std[0]) < 1.2
+
+
+def test_reconstructed_clips_are_decoded_means_of_their_latents():
+  rng = np.random.default_rng(1)
+  clips = rng.integers(256, size=(3, 17, 16, 16, 3)).astype(np.uint8)
+  config = dataclasses.replace(RELEASED, sample=False)
+  vae = trained(config, Statistics(0.1, 2.0, -0.2, 3.0))
+  frames = vae.reconstruct(list(clips), ["a", "b", "c"], batch=2, window=8)
+  apply = jax.jit(make_model(config).apply, static_argnames="method")
+  moments = apply(vae.params, clips / np.float32(127.5) - 1, method="encode")
+  desired = to_uint8(
+    apply(vae.params, posterior(moments).mode, method="decode")
+  )
+  away = np.abs(np.stack(frames).astype(int) - desired)
+  # a value between two of 256 levels may round either way
+  assert away.max() <= 1 and (away > 0).mean() < 1e-3, away.max()
 
 
 def test_a_size_costs_two_programs_whatever_the_lengths():
