@@ -47,6 +47,26 @@ def test_words_have_unrelated_t5_features(encoder):
   assert others.max() < 0.6 and others.mean() < 0.3
 
 
+def test_what_words_mean_adds_up(encoder):
+  """As encoders do that were trained: else an unseen pair is a new word."""
+  nouns = [f"a small {c} {s}" for c in ("red", "blue") for s in
+           ("circle", "square")]  # fmt: skip
+  for part in range(2):
+    x = [prompt[part] for prompt in encoder.encode(nouns)]
+    together = np.square(x[0] - x[1] - x[2] + x[3]).mean()
+    alone = np.square(x[0] - x[1]).mean() + np.square(x[0] - x[2]).mean()
+    assert together < 0.05 * alone, (part, together / alone)
+
+
+def test_features_tell_which_color_is_whose(encoder):
+  whose = [
+    "a red circle while a blue square", "a blue circle while a red square"
+  ]  # fmt: skip
+  (one, _), (other, _) = encoder.encode(whose)
+  of_circle = one[2] - other[2]
+  assert np.abs(of_circle).max() > 0.1, np.abs(of_circle).max()
+
+
 @pytest.mark.parametrize(
   ("old", "new"), [("red", "green"), ("small", "large"), ("left", "right")]
 )
