@@ -38,7 +38,12 @@ from pyramid_jax.data.rows import TokenSpec  # noqa: E402
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = ("image", "384p_2s", "384p_5s", "768p")
 # of stored clips: latent height and width, least and most latent frames
-STORED = {"384p_5s": (48, 80, 7, 16), "768p": (96, 160, 16, 31)}
+STORED = {
+  "image": (64, 64, 1, 1),
+  "384p_2s": (48, 80, 7, 16),
+  "384p_5s": (48, 80, 7, 16),
+  "768p": (96, 160, 16, 31),
+}
 BINS = 64  # of grain's packer
 MFU, CORES, PER_HOST = 0.45, 8, 4  # of one H100; chips of a v5p host
 CLIPS, FAR = 10_000_000, 10**8  # simulated clips; the row that is sought
@@ -120,8 +125,10 @@ def write_store(path: pathlib.Path, stage: str, tiny: bool):
   """A store of random latents and prompts, as long as the stage's."""
   height, width, least, most = STORED[stage]
   count, text, pooled = (8, 16, 8) if tiny else (24, 4096, 2048)
+  if most == 1 and not tiny:
+    count *= 16  # a row holds a dozen
   if tiny:
-    height, width, least, most = 16, 16, 2, 4
+    height, width, least, most = 16, 16, min(least, 2), min(most, 4)
   rng = np.random.default_rng(0)
   normal = lambda *shape: rng.standard_normal(shape, np.float32)
   metadata = Metadata(

@@ -7,8 +7,10 @@
 Every variant differs in one setting from the first, which is the run in
 --workdir as its config generates. A learning rate is trained anew by
 pyramid-train; all are measured by pyramid-evaluate on the same captions and
-seeds. A variant that is done is kept in OUT, one that was stopped continues, so
-that the same command goes on; OUT/study.md is the table so far.
+seeds. Earlier checkpoints that the run has kept are measured, too, for the
+curve over training time, OUT/study.png. A variant that is done is kept in OUT,
+one that was stopped continues, so that the same command goes on; OUT/study.md
+is the table so far.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 import pathlib
 import subprocess
 import sys
+from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
 RATES = (5e-4, 1e-3, 4e-3)
@@ -24,11 +27,18 @@ STEPS = (2, 4, 16)
 COLUMNS = ("all correct", "shape", "color", "size", "direction", "speed")
 
 
-def variants(stages: int, tiny: bool) -> dict[str, dict[str, list[str]]]:
-  """Name -> flags of pyramid-train and of pyramid-evaluate."""
+def variants(
+  stages: int, tiny: bool, kept: Sequence[int]
+) -> dict[str, dict[str, list[str]]]:
+  """Name -> flags of pyramid-train and of pyramid-evaluate, or a step.
+
+  Args:
+    kept: steps of the checkpoints that are there, the last one among them.
+  """
   pick = (lambda values: values[:1]) if tiny else (lambda values: values)
   found = {
     "as configured": {},
+    **{after(step): {"step": step} for step in kept[:-1]},
     "last weights, no EMA": _sampled("weights=params"),
   }
   for rate in pick(RATES):
@@ -44,6 +54,17 @@ def variants(stages: int, tiny: bool) -> dict[str, dict[str, list[str]]]:
       f"steps={steps}", f"video_steps={steps}"
     )
   return found
+
+
+def after(step: int) -> str:
+  """Name of the variant that is the run at an earlier step."""
+  return f"after {step} steps"
+
+
+def kept_steps(workdir: pathlib.Path) -> list[int]:
+  """Of the checkpoints in a workdir."""
+  folders = (workdir / "checkpoints").glob("[0-9]*")
+  return sorted(int(f.name) for f in folders if f.name.isdigit())
 
 
 def _sampled(*flags: str) -> dict[str, list[str]]:
@@ -64,7 +85,7 @@ def command(name: str, *flags: str):
 
 def measure(args, name: str, flags: dict[str, list[str]]):
   """Trains a variant if it asks for it, and scores it into its folder."""
-  folder = args.out / name.replace(" ", "_").replace(",", "")
+  folder = _folder(args.out, name)
   if (folder / "results.json").exists():
     return False
   workdir = args.workdir
@@ -72,6 +93,12 @@ def measure(args, name: str, flags: dict[str, list[str]]):
     workdir = folder / "run"
     command("train", f"--config={args.config}", f"--workdir={workdir}",
             *flags["train"], *args.train)  # fmt: skip
+  if "step" in flags:  # a workdir whose last checkpoint this one is
+    workdir, step = folder / "run", str(flags["step"])
+    link = workdir / "checkpoints" / step
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+      link.symlink_to((args.workdir / "checkpoints" / step).absolute())
   command(
     "evaluate", f"--workdir={workdir}", f"--out={folder}", f"--n={args.n}",
     f"--batch={args.batch}", *flags.get("evaluate", []), *args.evaluate,
@@ -84,7 +111,7 @@ def table(out: pathlib.Path, names: list[str]) -> str:
   lines = [f"| variant | {' | '.join(COLUMNS)} | flicker |",
            "|---" * (len(COLUMNS) + 2) + "|"]  # fmt: skip
   for name in names:
-    path = out / name.replace(" ", "_").replace(",", "") / "results.json"
+    path = _folder(out, name) / "results.json"
     if not path.exists():
       continue
     found = json.loads(path.read_text())["summary"]
@@ -92,6 +119,46 @@ def table(out: pathlib.Path, names: list[str]) -> str:
     cells = [_cell(rates.get(column)) for column in COLUMNS]
     lines.append(f"| {name} | {' | '.join(cells)} | {found['flicker']:.2f} |")
   return "\n".join(lines) + "\n"
+
+
+def curve(out: pathlib.Path, kept: list[int]) -> None:
+  """Draws accuracy over the steps that are measured."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  names = {step: after(step) for step in kept[:-1]}
+  names[kept[-1]] = next(iter(variants(1, True, kept)))
+  paths = {s: _folder(out, name) / "results.json" for s, name in names.items()}
+  found = {
+    s: json.loads(path.read_text())["summary"]
+    for s, path in paths.items()
+    if path.exists()
+  }
+  figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+  for column in COLUMNS:
+    rates = [
+      (s, rate) for s, x in found.items()
+      if (rate := {**x["attributes"], "all correct": x["all correct"]}.get(
+        column))
+    ]  # fmt: skip
+    xs = [s for s, _ in rates]
+    wide = column == "all correct"
+    axes.plot(
+      xs, [100 * r["hits"] / r["n"] for _, r in rates], marker="o",
+      label=column, linewidth=3 if wide else 1,
+    )  # fmt: skip
+    if wide:
+      low, high = ([100 * r[k] for _, r in rates] for k in ("low", "high"))
+      axes.fill_between(xs, low, high, alpha=0.2)
+  axes.set(xlabel="steps", ylabel="clips that show it, %", ylim=(0, 101))
+  axes.legend(fontsize=8)
+  figure.savefig(out / "study.png", dpi=150)
+
+
+def _folder(out: pathlib.Path, name: str) -> pathlib.Path:
+  return out / name.replace(" ", "_").replace(",", "")
 
 
 def _cell(rate: dict | None) -> str:
@@ -120,12 +187,16 @@ def main():
     "--evaluate", action="append", default=[], help="and pyramid-evaluate"
   )
   args = parser.parse_args()
-  found, left = variants(args.stages, args.tiny), args.most
+  kept = kept_steps(args.workdir)
+  if not kept:
+    parser.error(f"{args.workdir} has no checkpoints; train first.")
+  found, left = variants(args.stages, args.tiny, kept), args.most
   for name, flags in found.items():
     if left and measure(args, name, flags):
       left -= 1
       args.out.mkdir(parents=True, exist_ok=True)
       (args.out / "study.md").write_text(table(args.out, list(found)))
+      curve(args.out, kept)
   print(table(args.out, list(found)), end="")
 
 

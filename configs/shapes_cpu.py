@@ -41,13 +41,14 @@ def get_config(kind="dit"):
     # of 600 steps' losses at 2e-3, 5e-3 and 12e-3 (0.199, 0.169, 0.164; AdamW
     # at 2e-3: 0.209)
     optimizer |= dict(learning_rate=1e-2, ema=0.998)
-    train = dict(steps=2400, log_every=50)
+    train = dict(steps=3600, log_every=50)
   return settings(
     kind=kind,
     vae=dict(
       channels=(16, 16, 32, 64),
       encoder_blocks=1,
       decoder_blocks=1,
+      latent_channels=8,
       groups=4,
       sample=False,
       dtype="float32",
@@ -56,6 +57,7 @@ def get_config(kind="dit"):
       layers=4,
       heads=4,
       head_dim=32,
+      latent_channels=8,
       text_dim=64,
       pooled_dim=64,
       table_size=16,
@@ -63,29 +65,36 @@ def get_config(kind="dit"):
       dtype="float32",
       remat="none",
     ),
-    vae_loss=dict(kl=5e-5),
+    vae_loss=dict(kl=1e-4),
     text=dict(path=f"{FOLDER}/text", dtype="float32"),
     videos=dict(path=f"{FOLDER}/shapes", phases=VAE_PHASES),
     encode=dict(sizes=((64, 64),), max_frames=17, min_frames=17, batch=8),
     latents=dict(
-      sources=(dict(path=f"{FOLDER}/latents"),),
+      sources=(
+        dict(path=f"{FOLDER}/latents"),
+        dict(path=f"{FOLDER}/image_latents"),
+      ),
+      # images first, as the paper does, then an eighth of them
+      periods=(
+        dict(steps=1500, max_units=1, weights=(1, 2)),
+        dict(steps=2100, weights=(7, 1)),
+      ),
       rows=6,
       latent_tokens=96,
       text_tokens=72,
       stage_weights=(1, 2, 3),  # a finest frame has most to be learned
       segments=8,
       window=2048,
-      segments_per_clip=2,
     ),
     optimizer=optimizer,
-    train={**train, "save_every": 200},
+    train={**train, "save_every": 400, "keep": 10},  # the study reads them
     generate=dict(
       height=64,
       width=64,
       frames=17,
       steps=(8, 8, 8),
       video_steps=(8, 8, 8),
-      guidance=5.0,
-      video_guidance=4.0,
+      guidance=3.0,
+      video_guidance=3.0,
     ),
   )

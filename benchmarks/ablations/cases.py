@@ -54,7 +54,7 @@ COMMON = {
   "model.heads": 3,
   "latents.rows": 2,
   "latents.segments": 24,
-  "latents.segments_per_clip": 1,
+  "latents.periods": (),
   "latents.stage_weights": (),
   "latents.window": 512,
   "optimizer.schedule": "constant",

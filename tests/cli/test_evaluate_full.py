@@ -86,10 +86,14 @@ def test_the_study_fills_its_table_variant_by_variant(tmp_path, workdirs):
   rest = go_on()
   assert rest.returncode == 0, rest.stderr
   lines = (tmp_path / "study.md").read_text().splitlines()
+  folders = (pathlib.Path(workdirs.dit) / "checkpoints").glob("[0-9]*")
+  *earlier, _ = sorted(int(folder.name) for folder in folders)
   assert [line.split(" | ")[0] for line in lines[2:]] == [
-    "| as configured", "| last weights, no EMA", "| learning rate 0.0005",
+    "| as configured", *(f"| after {step} steps" for step in earlier),
+    "| last weights, no EMA", "| learning rate 0.0005",
     "| guidance 0", "| 2 steps a stage",
   ]  # fmt: skip
   assert (
     tmp_path / "as_configured" / "results.json"
   ).stat().st_mtime_ns == kept
+  assert (tmp_path / "study.png").stat().st_size > 1000
