@@ -21,8 +21,8 @@ import sys
 from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).parents[1]
-RATES = (5e-4, 1e-3, 4e-3)
-GUIDANCE = (0.0, 2.0, 7.0, 10.0)
+RATES = (2.5e-3, 5e-3, 2e-2)
+GUIDANCE = (0.0, 1.5, 2.0, 5.0, 7.0)
 STEPS = (2, 4, 16)
 COLUMNS = ("all correct", "shape", "color", "size", "direction", "speed")
 
@@ -41,9 +41,6 @@ def variants(
     **{after(step): {"step": step} for step in kept[:-1]},
     "last weights, no EMA": _sampled("weights=params"),
   }
-  for rate in pick(RATES):
-    flag = f"--config.optimizer.learning_rate={rate:g}"
-    found[f"learning rate {rate:g}"] = {"train": [flag]}
   for scale in pick(GUIDANCE):
     found[f"guidance {scale:g}"] = _sampled(
       f"guidance={scale:g}", f"video_guidance={scale:g}"
@@ -53,6 +50,9 @@ def variants(
     found[f"{n} steps a stage"] = _sampled(
       f"steps={steps}", f"video_steps={steps}"
     )
+  for rate in pick(RATES):  # last: each is a training
+    flag = f"--config.optimizer.learning_rate={rate:g}"
+    found[f"learning rate {rate:g}"] = {"train": [flag]}
   return found
 
 

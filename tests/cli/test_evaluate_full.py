@@ -90,8 +90,8 @@ def test_the_study_fills_its_table_variant_by_variant(tmp_path, workdirs):
   *earlier, _ = sorted(int(folder.name) for folder in folders)
   assert [line.split(" | ")[0] for line in lines[2:]] == [
     "| as configured", *(f"| after {step} steps" for step in earlier),
-    "| last weights, no EMA", "| learning rate 0.0005",
-    "| guidance 0", "| 2 steps a stage",
+    "| last weights, no EMA", "| guidance 0", "| 2 steps a stage",
+    "| learning rate 0.0025",
   ]  # fmt: skip
   assert (
     tmp_path / "as_configured" / "results.json"
