@@ -115,7 +115,7 @@ def test_rows_are_measured_and_the_document_tells_what_was(tmp_path):
   assert result.returncode == 0, result.stderr
   found = [json.loads(line) for line in result.stdout.splitlines()]
   assert [x["part"] for x in found] == (
-    ["packing"] * 4 + ["need"] * 4 + ["rows"] * 2 + ["simulate"]
+    ["packing"] * 4 + ["need"] * 4 + ["rows"] * 4 + ["simulate"]
   )
   for line in found[:4]:
     assert 0 < line["fill"] <= 1 and 0 < line["grain_fill"] <= 1
