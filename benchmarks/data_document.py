@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 TEXT = """# From stored latents to rows: speed
 
-Made by `python benchmarks/data.py` on {cores} shared CPU cores, beside other
-work; seconds are CPU seconds of one process unless it says otherwise. No
-accelerator took part: what a device needs is computed, at {mfu:.0%} of its
-peak.
+Made by `python benchmarks/data.py` on {cores} CPU cores of a virtual machine;
+seconds are CPU seconds of one process unless it says otherwise. No accelerator
+took part: what a device needs is computed, at {mfu:.0%} of its peak.
 
 ![Rows a second: needed and delivered; fill](data.png)
 
@@ -33,9 +32,9 @@ Lengths alone: three quarters videos of 2 to 5 s at 384p, one quarter images.
 ## Rows from stored latents
 
 Random latents (float32) of the stage's sizes and lengths, read from a local
-disk's cache, normalised, downsampled, patched and packed. By threads and by
-loader processes: wall time, on both cores, which other work kept busy: a lower
-bound, and the one to compare is the time of a core.
+disk's cache, normalised, downsampled, patched and packed. Of a core: CPU
+seconds of one thread. By threads and by loader processes: wall time, on all
+cores.
 
 {rows}
 
