@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RATES = (2.5e-3, 5e-3, 2e-2)
 GUIDANCE = (0.0, 1.5, 2.0, 5.0, 7.0)
 STEPS = (2, 4, 16)
+BASE = "as configured"
 COLUMNS = ("all correct", "shape", "color", "size", "direction", "speed")
 
 
@@ -37,7 +38,7 @@ def variants(
   """
   pick = (lambda values: values[:1]) if tiny else (lambda values: values)
   found = {
-    "as configured": {},
+    BASE: {},
     **{after(step): {"step": step} for step in kept[:-1]},
     "last weights, no EMA": _sampled("weights=params"),
   }
@@ -111,14 +112,27 @@ def table(out: pathlib.Path, names: list[str]) -> str:
   lines = [f"| variant | {' | '.join(COLUMNS)} | flicker |",
            "|---" * (len(COLUMNS) + 2) + "|"]  # fmt: skip
   for name in names:
-    path = _folder(out, name) / "results.json"
-    if not path.exists():
+    found = rates(out, name)
+    if not found:
       continue
-    found = json.loads(path.read_text())["summary"]
-    rates = {**found["attributes"], "all correct": found["all correct"]}
-    cells = [_cell(rates.get(column)) for column in COLUMNS]
-    lines.append(f"| {name} | {' | '.join(cells)} | {found['flicker']:.2f} |")
+    cells = [_cell(found.get(column)) for column in COLUMNS]
+    lines.append(
+      f"| {name} | {' | '.join(cells)} | {found['flicker']['mean']:.2f} |"
+    )
   return "\n".join(lines) + "\n"
+
+
+def rates(out: pathlib.Path, name: str) -> dict[str, dict]:
+  """What a variant's clips show, by column, and flicker; empty if not done."""
+  path = _folder(out, name) / "results.json"
+  if not path.exists():
+    return {}
+  found = json.loads(path.read_text())["summary"]
+  return {
+    **found["attributes"],
+    "all correct": found["all correct"],
+    "flicker": {"mean": found["flicker"]},
+  }
 
 
 def curve(out: pathlib.Path, kept: list[int]) -> None:
@@ -128,33 +142,23 @@ def curve(out: pathlib.Path, kept: list[int]) -> None:
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  names = {step: after(step) for step in kept[:-1]}
-  names[kept[-1]] = next(iter(variants(1, True, kept)))
-  paths = {s: _folder(out, name) / "results.json" for s, name in names.items()}
-  found = {
-    s: json.loads(path.read_text())["summary"]
-    for s, path in paths.items()
-    if path.exists()
-  }
+  names = {**{step: after(step) for step in kept[:-1]}, kept[-1]: BASE}
+  found = {s: rates(out, name) for s, name in names.items()}
+  steps = [s for s in found if found[s]]
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
   for column in COLUMNS:
-    rates = [
-      (s, rate) for s, x in found.items()
-      if (rate := {**x["attributes"], "all correct": x["all correct"]}.get(
-        column))
-    ]  # fmt: skip
-    xs = [s for s, _ in rates]
-    wide = column == "all correct"
-    axes.plot(
-      xs, [100 * r["hits"] / r["n"] for _, r in rates], marker="o",
-      label=column, linewidth=3 if wide else 1,
-    )  # fmt: skip
-    if wide:
-      low, high = ([100 * r[k] for _, r in rates] for k in ("low", "high"))
-      axes.fill_between(xs, low, high, alpha=0.2)
+    shown = [s for s in steps if column in found[s]]
+    at = [found[s][column] for s in shown]
+    shares = [100 * rate["hits"] / rate["n"] for rate in at]
+    thick = 3 if column == COLUMNS[0] else 1
+    axes.plot(shown, shares, marker="o", label=column, linewidth=thick)
+    if column == COLUMNS[0]:
+      low, high = ([100 * rate[k] for rate in at] for k in ("low", "high"))
+      axes.fill_between(shown, low, high, alpha=0.2)
   axes.set(xlabel="steps", ylabel="clips that show it, %", ylim=(0, 101))
   axes.legend(fontsize=8)
   figure.savefig(out / "study.png", dpi=150)
+  pyplot.close(figure)
 
 
 def _folder(out: pathlib.Path, name: str) -> pathlib.Path:

@@ -91,6 +91,11 @@ def generate(dataset, out: pathlib.Path):
 
 def reconstruct(dataset, out: pathlib.Path):
   """Held-out clips as the VAE gives them back, those that are there too."""
+  if F.prompts != "heldout":
+    raise ConfigError(
+      f"--prompts={F.prompts} has no true clips to encode; without --workdir "
+      "leave it out, or give a --workdir to generate them."
+    )
   programs = compilation.use_cache()
   from pyramid_jax import sharding
   from pyramid_jax.config import MeshConfig
@@ -98,7 +103,9 @@ def reconstruct(dataset, out: pathlib.Path):
   from pyramid_jax.generate.trained_vae import TrainedVAE
 
   vae = TrainedVAE.load(F.vae, sharding.make_mesh(MeshConfig()))
-  settings = {"vae": vae.path, "fingerprint": vae.fingerprint}
+  settings = {
+    "vae": vae.path, "fingerprint": vae.fingerprint, "given": F.given
+  }  # fmt: skip
   shapes_run.begin(out, settings)
   questions = dataset.heldout(F.n)
   paths = shapes_run.reconstruct_missing(

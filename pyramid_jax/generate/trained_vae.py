@@ -162,7 +162,10 @@ class TrainedVAE:
     batch: int = 1,
     window: int = 16,
   ) -> list[np.ndarray]:
-    """Clips uint8 [T, H, W, 3] as they are after encoding and decoding."""
+    """Clips uint8 [T, H, W, 3] as they are after encoding and decoding.
+
+    All of one size and length; `ids`, `batch` and `window` as in `encode`.
+    """
     latents = self.encode(videos, ids, window, batch)
     padding = -len(latents) % math.lcm(self.batch_multiple, batch)
     latents += latents[-1:] * padding

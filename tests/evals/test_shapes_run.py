@@ -175,13 +175,17 @@ def test_the_command_scores_a_folder(tmp_path, true_clips, dataset):
   assert PIL.Image.open(tmp_path / "sheet.png").size[1] > 5 * 96
 
 
-def test_what_cannot_be_evaluated_is_one_line(tmp_path, true_clips):
+def test_what_cannot_be_evaluated_is_one_line(tmp_path, true_clips, dataset):
   out = f"out={tmp_path / 'out'}"
   for arguments, message in (
     ([out], r"--workdir \(Workdir of pyramid-train\) is missing"),
     ([out, "clips=none"], r"--clips=none holds no mp4 file"),
     ([out, "clips=none", "workdir=x"], r"--workdir, --vae or --clips, not"),
-    ([out, "vae=none"], r"--shapes"),
+    ([out, "vae=none"], r"--shapes \(.*\) is missing"),
+    (
+      [out, "vae=none", f"shapes={dataset}", "prompts=a.txt"],
+      r"--prompts=a.txt has no true clips",
+    ),
     ([out, "workdir=none"], r"none has no checkpoint"),
     ([out, f"clips={true_clips}", "shapes=none"], r"not a complete dataset"),
   ):
