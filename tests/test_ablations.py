@@ -1,5 +1,6 @@
 """What decides the ablations: measures on known latents, and the rule."""
 
+import concurrent.futures
 import importlib
 import pathlib
 import sys
@@ -17,7 +18,14 @@ def scripts():
   try:
     yield {
       name: importlib.import_module(name)
-      for name in ("cases", "document", "measure", "pictures", "studies")
+      for name in (
+        "cases",
+        "document",
+        "measure",
+        "pictures",
+        "results",
+        "studies",
+      )
     }
   finally:
     sys.path.pop(0)
@@ -69,6 +77,22 @@ def test_a_claim_is_shown_if_no_two_seeds_contradict_it(
 ):
   measure = scripts["studies"].Measure(lambda r: r, smaller=smaller)
   assert scripts["document"].verdict(measure, ours, others, 3) == verdict
+
+
+def test_commands_at_once_lose_no_result_and_do_nothing_twice(
+  scripts, tmp_path
+):
+  results, path = scripts["results"], tmp_path / "kept" / "results.json"
+  assert results.load(path) == {}
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    for i in range(40):
+      pool.submit(results.add, path, f"case {i}", {"n": i})
+  assert results.load(path) == {f"case {i}": {"n": i} for i in range(40)}
+  case = tmp_path / "case"
+  with results.locked(case) as ours, results.locked(case, False) as theirs:
+    assert ours and not theirs
+  with results.locked(case, wait=False) as again:
+    assert again
 
 
 def test_every_study_compares_variants_that_are_run(scripts):

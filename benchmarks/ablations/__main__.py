@@ -9,16 +9,18 @@ Every variant changes a few settings of the same small transformer, which
 pyramid-train trains from three seeds on the latents of FOLDER; pyramid-evaluate
 scores clips of held-out captions, and measure.py looks at latents.
 What is measured is kept in --kept at once, so that the same command goes on
-after it was stopped; it ends with the document of all that is kept.
+after it was stopped; it ends with the document of all that is kept. Started
+several times, the commands share the cases: one a core is faster than one on
+all.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 
 import document
 import pictures
+import results
 from cases import (
   COMMON,
   ROOT,
@@ -60,12 +62,14 @@ def check_folder(folder: pathlib.Path) -> None:
     raise SystemExit(2)
 
 
-def keep(path: pathlib.Path, kept: dict) -> None:
-  """Writes beside, then renames."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(f".{path.name}.partial")
-  beside.write_text(json.dumps(kept, indent=1) + "\n")
-  beside.replace(path)
+def run_missing(chosen: list[Case], path: pathlib.Path, most: int) -> None:
+  """Runs what is not kept yet, apart from what another command is at."""
+  for case in chosen:
+    with results.locked(case.trained.folder, wait=False) as ours:
+      if ours and most and not case.done(results.load(path)):
+        print(f"== {case.key}", flush=True)
+        results.add(path, case.key, case.run())
+        most -= 1
 
 
 def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
@@ -123,8 +127,8 @@ def main() -> int:
   if given.only:
     wanted = STUDIES[given.only].variants
   chosen = [case for case in cases if case.name in wanted]
-  kept = json.loads(given.kept.read_text()) if given.kept.exists() else {}
   if given.list:
+    kept = results.load(given.kept)
     for case in chosen:
       took = (
         f"{kept[case.key]['cpu seconds']:.0f} s" if case.done(kept) else "-"
@@ -132,12 +136,9 @@ def main() -> int:
       print(f"{took:>7}  {case.key}")
     return 0
   check_folder(given.folder)
-  for case in [c for c in chosen if not c.done(kept)][: given.most]:
-    print(f"== {case.key}", flush=True)
-    kept[case.key] = case.run()
-    keep(given.kept, kept)
+  run_missing(chosen, given.kept, given.most)
   show_blocks(cases, given.kept.with_name(f"{given.kept.stem}_blocks.png"))
-  write_document(cases, kept, given.kept.with_suffix(".md"))
+  write_document(cases, results.load(given.kept), given.kept.with_suffix(".md"))
   return 0
 
 

@@ -33,8 +33,8 @@ class Size:
   """
 
   seeds: tuple[int, ...] = (0, 1, 2)
-  steps: int = 300
-  earlier: tuple[int, ...] = (75, 150)
+  steps: int = 600
+  earlier: tuple[int, ...] = (150, 300)
   scored: int = 32
   long: int = 8
   long_frames: int = 65

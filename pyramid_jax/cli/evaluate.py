@@ -3,12 +3,14 @@
   pyramid-evaluate --workdir=runs/dit --prompts=heldout --n=200 --out=runs/eval
   pyramid-evaluate --clips=quickstart/samples --out=runs/eval
   pyramid-evaluate --vae=runs/vae --shapes=runs/shapes --out=runs/limit
+  pyramid-evaluate --truth --shapes=runs/shapes --n=2000 --out=runs/truth
 
 Generates clips of held-out captions of the embedded dataset, reads them by
 image analysis and compares. A clip that exists is not generated again. OUT gets
 clips/, results.json, results.md and sheet.png. With a VAE and no workdir the
 clips are the held-out ones, encoded and decoded: what a model on its latents
-can reach.
+can reach. With --truth they are read as they were drawn: how often the reading
+itself is right.
 """
 
 import pathlib
@@ -26,6 +28,7 @@ flags.DEFINE_string("clips", None, "Folder of clips to score as they are.")
 flags.DEFINE_string(
   "shapes", None, "Embedded dataset; by default the one that the run names."
 )
+flags.DEFINE_bool("truth", False, "Score held-out clips as they were drawn.")
 flags.DEFINE_string("prompts", "heldout", "'heldout', or a file, one a line.")
 flags.DEFINE_integer("n", 64, "Clips.", lower_bound=1)
 flags.DEFINE_string("out", None, "Folder of the results.")
@@ -39,16 +42,23 @@ flags.DEFINE_integer("batch", 8, "Clips generated together.", lower_bound=1)
 
 def main():
   """Generates what is missing, scores, prints the table."""
+  if (F.clips or F.truth) and (F.workdir or F.vae) or F.clips and F.truth:
+    raise ConfigError("give one of --workdir, --vae, --clips and --truth.")
   limit = F.vae and not F.workdir
-  needs = [] if F.clips else ["shapes"] if limit else ["workdir"]
-  app.require("out", *needs)
-  if F.clips and (F.workdir or F.vae):
-    raise ConfigError("give --workdir, --vae or --clips, not both.")
+  needs = "shapes" if limit or F.truth else "workdir"
+  app.require("out", *([] if F.clips else [needs]))
   from pyramid_jax.evals import shapes_run
   from pyramid_jax.evals.shapes_score import Seen
+  from pyramid_jax.generate import export
 
   out = pathlib.Path(F.out)
   dataset = shapes_run.Dataset(F.shapes) if F.shapes else None
+  if F.truth:
+    settings = {"truth": F.shapes, "given": F.given}
+    records = shapes_run.score_truth(dataset, F.n, F.given)
+    frames_of = lambda i: dataset.question(i).truth
+    print(shapes_run.report(out, frames_of, settings, records))
+    return
   if F.clips:
     paths, questions = sorted(pathlib.Path(F.clips).glob("*.mp4")), None
     if not paths:
@@ -62,7 +72,8 @@ def main():
   seen = dataset.seen if dataset else Seen()
   trained = dataset.frames if dataset else None
   records = shapes_run.score_files(paths, seen, trained, F.given, questions)
-  print(shapes_run.report(out, paths, settings, records))
+  frames_of = lambda i: export.read_mp4(paths[i])[0]
+  print(shapes_run.report(out, frames_of, settings, records))
 
 
 def generate(dataset, out: pathlib.Path):

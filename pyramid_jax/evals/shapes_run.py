@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from pyramid_jax import checkpoint
 from pyramid_jax.config import ConfigError, GenerateConfig
@@ -53,13 +53,15 @@ class Dataset:
 
   def heldout(self, count: int) -> list[Question]:
     """The first held-out clips; what is not stored is drawn as it would be."""
-    s, found = self.settings, []
-    for i in range(count):
-      clip = self._heldout[i] if i < len(self._heldout) else shapes.render(
-        i, s.seed, s.frames, s.height, s.width, "heldout", s.two_objects
-      )  # fmt: skip
-      found.append(Question(clip.caption, clip.video))
-    return found
+    return [self.question(i) for i in range(count)]
+
+  def question(self, i: int) -> Question:
+    """One held-out clip."""
+    s = self.settings
+    clip = self._heldout[i] if i < len(self._heldout) else shapes.render(
+      i, s.seed, s.frames, s.height, s.width, "heldout", s.two_objects
+    )  # fmt: skip
+    return Question(clip.caption, clip.video)
 
 
 def dataset_of(workdir: str | pathlib.Path) -> Dataset:
@@ -257,18 +259,41 @@ def score_files(
   return records
 
 
+def score_truth(
+  dataset: Dataset, count: int, given: int = 0
+) -> list[dict[str, Any]]:
+  """Reads held-out clips as they were drawn, one at a time; see `score`.
+
+  What is not read right here is a fault of the reading.
+  """
+  records = []
+  for i in trange(count, desc="read", unit="clip", disable=None):
+    question = dataset.question(i)
+    record = score(question.prompt, question.truth, dataset.frames, given)
+    combination = dataset.seen.combination(question.prompt)
+    records.append({"clip": f"{i}", "combination": combination, **record})
+  return records
+
+
 def report(
   out: pathlib.Path,
-  paths: Sequence[pathlib.Path],
+  frames_of: Callable[[int], np.ndarray],
   settings: dict[str, Any],
   records: Sequence[dict[str, Any]],
 ) -> str:
-  """Writes results.json, results.md and sheet.png; gives the table back."""
+  """Writes results.json, results.md and sheet.png; gives the table back.
+
+  Args:
+    out: folder.
+    frames_of: the frames of clip i, uint8 [T, H, W, 3].
+    settings: what the clips were made with.
+    records: what was read, one a clip.
+  """
   table = shapes_report.write_results(out, settings, records)
   chosen = shapes_report.choose(records)
   shapes_report.write_sheet(
     out / "sheet.png",
     [records[i] for i in chosen],
-    [export.read_mp4(paths[i])[0] for i in chosen],
+    [frames_of(i) for i in chosen],
   )
   return table

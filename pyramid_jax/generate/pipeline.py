@@ -10,6 +10,7 @@ pixels.
 import dataclasses
 import functools
 import hashlib
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -222,26 +223,16 @@ class Pipeline:
     of what the mesh splits rows by; given frames come as one unit of one stage.
     """
     plan, count = self.plan(options), len(prompts)
-    split = 1
-    for axis in sharding.RULES["batch"]:
-      split *= self.mesh.shape[axis]
-    padded = -(-count // split) * split
-    fill = lambda x: [*x, *[x[-1]] * (padded - count)]
-    asked = {0: fill(prompts)}
-    for unit, texts in (later or {}).items():
-      if not 0 < unit < plan.units or len(texts) != count:
-        raise ConfigError(
-          f"later prompts at unit {unit}: {len(texts)} of them; units 1 to "
-          f"{plan.units - 1} can change, with {count} prompts each."
-        )
-      asked[unit] = fill(texts)
+    split = math.prod(self.mesh.shape[a] for a in sharding.RULES["batch"])
+    fill = lambda x: [*x, *[x[-1]] * (-count % split)]
+    asked = _by_unit(prompts, later or {}, plan.units)
+    rows = self._rows({u: fill(x) for u, x in asked.items()}, options, plan)
+    self._text.release()
     numbers = range(first, first + count) if isinstance(first, int) else first
     numbers = fill(numbers)
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
       jnp.array(numbers)
     )
-    rows = self._rows(asked, options, plan)
-    self._text.release()
     start = lambda unit: max(u for u in rows if u <= unit)
     prefix = None
     if given is not None:
@@ -334,6 +325,21 @@ class Pipeline:
       pooled = np.stack([p for _, p in rows])[:, None]
       result[unit] = dict(text=features, text_segment=segment, pooled=pooled)
     return result
+
+
+def _by_unit(prompts: Sequence[str], later: Changes, units: int) -> Changes:
+  """The prompts by the unit that they begin at.
+
+  Raises:
+    ConfigError: a unit that the clip lacks, or another number of prompts.
+  """
+  for unit, texts in later.items():
+    if not 0 < unit < units or len(texts) != len(prompts):
+      raise ConfigError(
+        f"later prompts at unit {unit}: {len(texts)} of them; units 1 to "
+        f"{units - 1} can change, with {len(prompts)} prompts each."
+      )
+  return {0: prompts, **later}
 
 
 def _places(

@@ -175,12 +175,27 @@ def test_the_command_scores_a_folder(tmp_path, true_clips, dataset):
   assert PIL.Image.open(tmp_path / "sheet.png").size[1] > 5 * 96
 
 
+def test_the_command_scores_clips_as_they_were_drawn(tmp_path, dataset):
+  result = run("evaluate", "truth", f"shapes={dataset}", "n=4",
+               f"out={tmp_path}")  # fmt: skip
+  assert result.code == 0, result.err
+  assert "| all correct | 100.0% (51.0% to 100.0%) |" in result.out
+  found = json.loads((tmp_path / "results.json").read_text())
+  drawn = shapes_run.Dataset(dataset).heldout(4)
+  assert [c["prompt"] for c in found["clips"]] == [q.prompt for q in drawn]
+  assert PIL.Image.open(tmp_path / "sheet.png").size[1] > 4 * 96
+  refused("from 0 frames after the 9 given", "evaluate", "truth",
+          f"shapes={dataset}", "given=9", f"out={tmp_path}")  # fmt: skip
+
+
 def test_what_cannot_be_evaluated_is_one_line(tmp_path, true_clips, dataset):
   out = f"out={tmp_path / 'out'}"
   for arguments, message in (
     ([out], r"--workdir \(Workdir of pyramid-train\) is missing"),
     ([out, "clips=none"], r"--clips=none holds no mp4 file"),
-    ([out, "clips=none", "workdir=x"], r"--workdir, --vae or --clips, not"),
+    ([out, "clips=none", "workdir=x"], r"one of --workdir, --vae, --clips"),
+    ([out, "truth", "vae=none"], r"one of --workdir, --vae, --clips"),
+    ([out, "truth"], r"--shapes \(.*\) is missing"),
     ([out, "vae=none"], r"--shapes \(.*\) is missing"),
     (
       [out, "vae=none", f"shapes={dataset}", "prompts=a.txt"],
