@@ -44,7 +44,7 @@ def get_config(kind="dit"):
     # of 600 steps' losses at 2e-3, 5e-3 and 12e-3 (0.199, 0.169, 0.164; AdamW
     # at 2e-3: 0.209)
     optimizer |= dict(learning_rate=1e-2, ema=0.998)
-    train = dict(steps=3200, log_every=50)
+    train = dict(steps=3600, log_every=50)
   return settings(
     kind=kind,
     vae=dict(
@@ -79,8 +79,8 @@ def get_config(kind="dit"):
       ),
       # images first, as the paper does, then an eighth of them
       periods=(
-        dict(steps=1400, max_units=1, weights=(1, 2)),
-        dict(steps=1800, weights=(7, 1)),
+        dict(steps=1500, max_units=1, weights=(1, 2)),
+        dict(steps=2100, weights=(7, 1)),
       ),
       rows=6,
       latent_tokens=96,
