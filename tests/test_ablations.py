@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import importlib
+import json
 import pathlib
 import sys
 
@@ -121,3 +122,7 @@ def test_another_setting_is_another_case(scripts, tmp_path):
   assert case.done(kept)
   small = cases.Case("pyramid", 0, cases.TINY, tmp_path, tmp_path)
   assert not small.done(kept) and small.folder != case.folder
+  (tmp_path / "latents").mkdir()
+  store = {"fingerprint": "a" * 64}
+  (tmp_path / "latents" / "metadata.json").write_text(json.dumps(store))
+  assert not case.done(kept) and "latents=aaaaaaaaaaaa" in case.settings

@@ -33,6 +33,8 @@ from cases import (
 )
 from studies import BASE, STUDIES
 
+from pyramid_jax import checkpoint
+
 MADE_BY = """  pyramid-shapes --out=F/shapes --text=F/text --clips=1536
   pyramid-train --config=configs/shapes_cpu.py:vae --workdir=F/vae \\
     --data=F/shapes
@@ -84,6 +86,7 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     layers=COMMON["model.layers"], width=32 * COMMON["model.heads"],
     rows=COMMON["latents.rows"], tokens=TOKENS, sampling=STEPS_A_UNIT,
     steps=size.steps, scored=size.scored, latents=size.latents,
+    vae_steps=checkpoint.latest_step(cases[0].shared / "vae"),
     seeds=len(size.seeds),
   )  # fmt: skip
 

@@ -190,7 +190,16 @@ class Case:
       *flags(self.variant, self.seed, pathlib.Path("FOLDER")),
       *self.variant.sampled_as,
       *(f"{k}={v}" for k, v in vars(self.size).items() if k != "seeds"),
+      f"latents={self.latents}",
     ]
+
+  @property
+  def latents(self) -> str:
+    """Which ones it is trained on: those of another VAE make another case."""
+    path = self.shared / "latents" / "metadata.json"
+    if not path.exists():
+      return "missing"
+    return json.loads(path.read_text())["fingerprint"][:12]
 
   def done(self, kept: dict) -> bool:
     """Whether it was measured with these very settings."""

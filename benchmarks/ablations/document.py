@@ -32,6 +32,7 @@ settings named here and in nothing else.
 | | |
 | --- | --- |
 | data | 64 x 64, 17 frames, one object; 8 x 8 x 3 latents |
+| VAE | of configs/shapes_cpu.py, {vae_steps} steps |
 | transformer | {layers} layers, {width} wide, patches of 1 x 1 latent values |
 | training | {steps} steps of {rows} rows of {tokens} latent and text tokens |
 | seeds | {seeds}: of weights, order, noise and sampling |
@@ -45,7 +46,8 @@ a model a thousand times larger. An entry is the mean over seeds and, in
 brackets, the least and the most. The rule by which a claim is judged, for each
 measure:
 
-- *shown*: every seed of the one variant is better than every seed of the other;
+- *shown*: every seed of the one variant is better than every seed of the other
+  (of equal variants once in {chance} measures, so a few of these are luck);
 - *the opposite is shown*: every seed is worse;
 - *not decided*: the ranges overlap, so that this size and these seeds cannot
   tell;
@@ -224,6 +226,7 @@ def write(
   right = values(found, BASE, "all correct")
   text = TEXT.format(
     needed=needed,
+    chance=math.comb(2 * needed, needed),
     cases=len(records),
     hours=sum(r["cpu seconds"] for r in records) / 3600,
     true_distance=f"{at_end('frechet of true clips')(records[0]):.3f}",
