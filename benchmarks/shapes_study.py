@@ -20,6 +20,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from pyramid_jax.evals import shapes_report
+
 ROOT = pathlib.Path(__file__).parents[1]
 RATES = (2.5e-3, 5e-3, 2e-2)
 GUIDANCE = (0.0, 1.5, 2.0, 5.0, 7.0)
@@ -157,7 +159,9 @@ def curve(out: pathlib.Path, kept: list[int]) -> None:
       axes.fill_between(shown, low, high, alpha=0.2)
   axes.set(xlabel="steps", ylabel="clips that show it, %", ylim=(0, 101))
   axes.legend(fontsize=8)
-  figure.savefig(out / "study.png", dpi=150)
+  beside = out / ".study.png"
+  figure.savefig(beside, dpi=150)
+  beside.replace(out / "study.png")
   pyplot.close(figure)
 
 
@@ -199,7 +203,9 @@ def main():
     if left and measure(args, name, flags):
       left -= 1
       args.out.mkdir(parents=True, exist_ok=True)
-      (args.out / "study.md").write_text(table(args.out, list(found)))
+      shapes_report.write_text(
+        args.out / "study.md", table(args.out, list(found))
+      )
       curve(args.out, kept)
   print(table(args.out, list(found)), end="")
 

@@ -47,6 +47,8 @@ def main():
   limit = F.vae and not F.workdir
   needs = "shapes" if limit or F.truth else "workdir"
   app.require("out", *([] if F.clips else [needs]))
+  if not F.workdir:
+    sampler_flags.refuse("prompts", "seed")
   from pyramid_jax.evals import shapes_run
   from pyramid_jax.evals.shapes_score import Seen
   from pyramid_jax.generate import export
@@ -102,11 +104,6 @@ def generate(dataset, out: pathlib.Path):
 
 def reconstruct(dataset, out: pathlib.Path):
   """Held-out clips as the VAE gives them back, those that are there too."""
-  if F.prompts != "heldout":
-    raise ConfigError(
-      f"--prompts={F.prompts} has no true clips to encode; without --workdir "
-      "leave it out, or give a --workdir to generate them."
-    )
   programs = compilation.use_cache()
   from pyramid_jax import sharding
   from pyramid_jax.config import MeshConfig

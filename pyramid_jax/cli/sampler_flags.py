@@ -32,6 +32,25 @@ OPTIONS = ("height", "width", "frames", "steps", "video_steps", "guidance",
            "prompt_suffix", "tile", "renoise")  # fmt: skip
 
 
+def refuse(*names: str):
+  """Refuses flags that a command without a sampler would not heed.
+
+  Args:
+    names: of more flags that mean nothing there.
+
+  Raises:
+    ConfigError: names those that are given.
+  """
+  names = ("preset", "seconds", "text", "weights", "low_memory", *OPTIONS,
+           *names)  # fmt: skip
+  given = [f"--{name}" for name in names if F[name].value != F[name].default]
+  if given:
+    raise ConfigError(
+      f"{', '.join(given)}: nothing is generated without --workdir; leave it "
+      "out, or give a --workdir."
+    )
+
+
 def load(workdir: str, mesh=None):
   """The pipeline of a workdir, by default on all devices."""
   from pyramid_jax.generate.pipeline import Pipeline

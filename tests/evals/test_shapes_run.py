@@ -198,8 +198,12 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path, true_clips, dataset):
     ([out, "truth"], r"--shapes \(.*\) is missing"),
     ([out, "vae=none"], r"--shapes \(.*\) is missing"),
     (
-      [out, "vae=none", f"shapes={dataset}", "prompts=a.txt"],
-      r"--prompts=a.txt has no true clips",
+      [out, "vae=none", f"shapes={dataset}", "prompts=a.txt", "steps=2,2"],
+      r"--steps, --prompts: nothing is generated without --workdir",
+    ),
+    (
+      [out, "truth", f"shapes={dataset}", "norenoise"],
+      r"--renoise: nothing is generated without --workdir",
     ),
     ([out, "workdir=none"], r"none has no checkpoint"),
     ([out, f"clips={true_clips}", "shapes=none"], r"not a complete dataset"),
