@@ -3,7 +3,7 @@
 Legend: B clips of a step, T frames, H W pixels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -91,12 +91,7 @@ def make_step(
       if adversary is None:
         return value, terms, grads, None
       judge = jax.value_and_grad(partial(_lost, adversary.model, weights))
-      given = state.adversary["params"], part, pixels
-      lost, slopes = jax.lax.cond(
-        on,
-        lambda: judge(*given),
-        lambda: optax.tree.zeros_like(jax.eval_shape(judge, *given)),
-      )
+      lost, slopes = _if(on, judge, state.adversary["params"], part, pixels)
       return value, {**terms, "discriminator": lost}, grads, slopes
 
     total = accumulate(of, batch, microbatches)
@@ -122,6 +117,14 @@ def judges_clips(discriminator: Pure, shape: tuple[int, ...]) -> bool:
   clips = jax.ShapeDtypeStruct(shape, jnp.float32)
   logits = jax.eval_shape(discriminator.apply, discriminator.shapes, clips)
   return 0 not in logits.shape
+
+
+def _if(on: jax.Array, function: Callable, *given):
+  """What a function returns, or zeros in its place; it is not computed then."""
+  shapes = jax.eval_shape(function, *given)
+  return jax.lax.cond(
+    on, lambda: function(*given), lambda: optax.tree.zeros_like(shapes)
+  )
 
 
 def _lost(
