@@ -4,6 +4,7 @@ import concurrent.futures
 import importlib
 import json
 import pathlib
+import runpy
 import sys
 
 import numpy as np
@@ -108,16 +109,37 @@ def test_every_study_compares_variants_that_are_run(scripts):
       for part in (part for part, needed in needs.items() if needed):
         for variant in study.variants:
           assert getattr(cases.VARIANTS[variant], part), (variant, part)
-  for variant in cases.VARIANTS.values():  # equal compute
-    values = {**cases.pyramid(3, 96), **variant.settings}
-    assert sum(values["generate.steps"]) == cases.STEPS_A_UNIT
-    tokens = values["latents.latent_tokens"] + values["latents.text_tokens"]
-    assert tokens == cases.TOKENS
+  for variant in cases.VARIANTS.values():
+    shared = cases.TASKS[variant.task].settings
+    ours = {**shared, **variant.settings}
+    assert work(cases, ours) == work(cases, shared)
+
+
+def work(cases, changes):
+  """Sampling steps a unit and tokens a row, of changes of the config."""
+  config = runpy.run_path(str(cases.CONFIG))["get_config"]()
+  config.update_from_flattened_dict(changes)
+  tokens = config.latents.latent_tokens + config.latents.text_tokens
+  return sum(config.generate.steps), tokens
+
+
+def test_variants_about_later_frames_share_a_training_on_images(
+  scripts, tmp_path
+):
+  cases = scripts["cases"]
+  case = lambda name, seed=0: cases.Case(
+    name, seed, cases.TINY, tmp_path, tmp_path
+  )
+  first, other = case("autoregressive"), case("clean history")
+  assert first.start.folder == other.start.folder != first.folder
+  assert first.start.folder != case("clean history", 1).start.folder
+  assert case("pyramid").start is None
+  assert set(first.start.settings) < set(first.settings)
 
 
 def test_another_setting_is_another_case(scripts, tmp_path):
   cases = scripts["cases"]
-  case = cases.Case("pyramid", 0, cases.Size(), tmp_path, tmp_path)
+  case = cases.Case("pyramid", 0, cases.FULL, tmp_path, tmp_path)
   kept = {case.key: {"settings": case.settings}}
   assert case.done(kept)
   small = cases.Case("pyramid", 0, cases.TINY, tmp_path, tmp_path)

@@ -5,9 +5,10 @@
   python benchmarks/ablations --list                  # what there is to run
   python benchmarks/ablations --only=renoising        # one study
 
-Every variant changes a few settings of the same small transformer, which
-pyramid-train trains from three seeds on the latents of FOLDER; pyramid-evaluate
-scores clips of held-out captions, and measure.py looks at latents.
+Every variant changes a few settings of a small transformer, which pyramid-train
+trains from three seeds on the latents of FOLDER; pyramid-evaluate scores clips
+of held-out captions, and measure.py looks at latents. Those about later frames
+go on from a training on images that they share.
 What is measured is kept in --kept at once, so that the same command goes on
 after it was stopped; it ends with the document of all that is kept. Started
 several times, the commands share the cases: one a core is faster than one on
@@ -21,25 +22,20 @@ import sys
 import document
 import pictures
 import results
-from cases import (
-  COMMON,
-  ROOT,
-  STEPS_A_UNIT,
-  TINY,
-  TOKENS,
-  VARIANTS,
-  Case,
-  Size,
-)
+from cases import FULL, ROOT, STEPS_A_UNIT, TASKS, TINY, VARIANTS, Case
 from studies import BASE, STUDIES
 
 from pyramid_jax import checkpoint
 
 MADE_BY = """  pyramid-shapes --out=F/shapes --text=F/text --clips=1536
+  pyramid-shapes --out=F/images --text=F/text --clips=4096 --frames=1 --seed=1
   pyramid-train --config=configs/shapes_cpu.py:vae --workdir=F/vae \\
     --data=F/shapes
   pyramid-encode --config=configs/shapes_cpu.py --config.text.path=F/text \\
-    --vae=F/vae --videos=F/shapes --out=F/latents"""
+    --vae=F/vae --videos=F/shapes --out=F/latents
+  pyramid-encode --config=configs/shapes_cpu.py --config.text.path=F/text \\
+    --vae=F/vae --videos=F/images --out=F/image_latents \\
+    --config.encode.max_frames=1 --config.encode.min_frames=1"""
 
 
 def check_folder(folder: pathlib.Path) -> None:
@@ -53,6 +49,7 @@ def check_folder(folder: pathlib.Path) -> None:
     "text": "",
     "vae": "checkpoints",
     "latents": "metadata.json",
+    "image_latents": "metadata.json",
   }
   missing = [k for k, file in parts.items() if not (folder / k / file).exists()]
   if missing:
@@ -80,12 +77,15 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     name: [kept[c.key] for c in cases if c.name == name and c.done(kept)]
     for name in VARIANTS
   }
-  size = cases[0].size
+  size, clips = cases[0].size, TASKS["clips"].settings
   document.write(
     found, path, len(size.seeds),
-    layers=COMMON["model.layers"], width=32 * COMMON["model.heads"],
-    rows=COMMON["latents.rows"], tokens=TOKENS, sampling=STEPS_A_UNIT,
-    steps=size.steps, scored=size.scored, latents=size.latents,
+    layers=clips["model.layers"], width=32 * clips["model.heads"],
+    rows=clips["latents.rows"], sampling=STEPS_A_UNIT,
+    tokens=clips["latents.latent_tokens"] + clips["latents.text_tokens"],
+    steps=size.steps["clips"][-1], image_steps=size.steps["images"][-1],
+    motion_steps=size.steps["motion"][-1], scored=size.scored["clips"],
+    motion_scored=size.scored["motion"], latents=size.latents,
     vae_steps=checkpoint.latest_step(cases[0].shared / "vae"),
     seeds=len(size.seeds),
   )  # fmt: skip
@@ -95,7 +95,7 @@ def show_blocks(cases: list[Case], path: pathlib.Path) -> None:
   """A sheet of clips with and without corrective noise, once both are there."""
   first = {c.name: c for c in cases if c.seed == cases[0].seed}
   clips = [
-    first[name].folder / f"step_{first[name].size.steps}" / "clips"
+    first[name].folder / f"step_{first[name].steps[-1]}" / "clips"
     for name in (BASE, "no corrective noise")
   ]
   if all(folder.exists() for folder in clips):
@@ -119,7 +119,7 @@ def main() -> int:
   add("--list", action="store_true", help="what there is to run")
   add("--tiny", action="store_true", help="a few steps, one seed")
   given = parser.parse_args()
-  size = TINY if given.tiny else Size()
+  size = TINY if given.tiny else FULL
   work = given.work or given.folder / "ablations"
   cases = [
     Case(name, seed, size, given.folder, work)

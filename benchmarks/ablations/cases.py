@@ -10,7 +10,8 @@ import resource
 import subprocess
 import sys
 
-from studies import BASE
+import results
+from studies import BASE, MOTION_BASE
 
 from pyramid_jax.cli import compilation
 
@@ -24,45 +25,39 @@ class Size:
 
   Attributes:
     seeds: of each variant.
-    steps: of training.
-    earlier: steps at which some variants are measured as well.
-    scored: clips that are read.
+    steps: of a task's training at which variants are measured; the last ends
+      it, and many are measured there alone.
+    scored: clips that are read, of a task's variants.
     long: clips of `long_frames`, four times the training length.
     long_frames: 4 x 16 + 1.
     latents: clips whose latents are compared with as many true ones.
   """
 
-  seeds: tuple[int, ...] = (0, 1, 2)
-  steps: int = 600
-  earlier: tuple[int, ...] = (150, 300)
-  scored: int = 32
-  long: int = 8
-  long_frames: int = 65
-  latents: int = 80
+  seeds: tuple[int, ...]
+  steps: dict[str, tuple[int, ...]]
+  scored: dict[str, int]
+  long: int
+  long_frames: int
+  latents: int
 
 
-TINY = Size(
-  (0,), steps=21, earlier=(20,), scored=2, long=1, long_frames=33, latents=4
+FULL = Size(
+  (0, 1, 2),
+  steps={"clips": (150, 300, 600), "images": (1200,), "motion": (400, 800)},
+  scored={"clips": 32, "motion": 128},
+  long=32,
+  long_frames=65,
+  latents=80,
 )
-# A token is one latent value in place, so that four stages fit into 8 x 8
-# latents, and no patch hides what happens within a block. A constant rate makes
-# an earlier step of a run the end of a shorter one.
-COMMON = {
-  "model.patch": 1,
-  "model.table_size": 8,
-  "model.layers": 4,
-  "model.heads": 3,
-  "latents.rows": 2,
-  "latents.segments": 24,
-  "latents.periods": (),
-  "latents.stage_weights": (),
-  "latents.window": 512,
-  "optimizer.schedule": "constant",
-  "train.save_every": 10**6,
-  "train.keep": 1,
-}
+TINY = Size(
+  (0,),
+  steps={"clips": (20, 21), "images": (4,), "motion": (4,)},
+  scored={"clips": 2, "motion": 2},
+  long=1,
+  long_frames=33,
+  latents=4,
+)
 STEPS_A_UNIT = 12  # of the sampler, shared out among the stages
-TOKENS = 512  # of a row, split between latent and text as the variant asks
 
 
 def pyramid(stages: int, text_tokens: int) -> dict:
@@ -71,7 +66,7 @@ def pyramid(stages: int, text_tokens: int) -> dict:
   return {
     "flow.stages": stages,
     "flow.stage_range": tuple(k / stages for k in range(stages + 1)),
-    "latents.latent_tokens": TOKENS - text_tokens,
+    "latents.latent_tokens": 512 - text_tokens,
     "latents.text_tokens": text_tokens,
     "generate.steps": steps,
     "generate.video_steps": steps,
@@ -79,11 +74,66 @@ def pyramid(stages: int, text_tokens: int) -> dict:
 
 
 @dataclasses.dataclass(frozen=True)
+class Task:
+  """What is learned.
+
+  Attributes:
+    settings: in place of those of configs/shapes_cpu.py.
+    latents: name of their folder.
+    after: the task whose weights a run starts from.
+  """
+
+  settings: dict
+  latents: str = "latents"
+  after: str = ""
+
+
+# A constant rate makes an earlier step of a run the end of a shorter one.
+ALL = {
+  "latents.periods": (),
+  "train.save_every": 10**6,
+  "train.keep": 1,
+}
+TASKS = {
+  # A token is one latent value in place, so that four stages fit into 8 x 8
+  # latents, and no patch hides what happens within a block.
+  "clips": Task(
+    {
+      "model.patch": 1,
+      "model.table_size": 8,
+      "model.layers": 4,
+      "model.heads": 3,
+      "latents.rows": 2,
+      "latents.segments": 24,
+      "latents.stage_weights": (),
+      "latents.window": 512,
+      "optimizer.schedule": "constant",
+      **ALL,
+      **pyramid(3, 96),
+    }
+  ),
+  # What later frames do is seen only where the first shows an object; with
+  # images alone, all attention and all history are the same.
+  "images": Task(ALL, latents="image_latents"),
+  "motion": Task(
+    {
+      "optimizer.schedule": "constant",
+      "optimizer.learning_rate": 5e-3,
+      "optimizer.ema": 0.99,
+      **ALL,
+    },
+    after="images",
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Variant:
   """Settings that differ, and what is measured besides the scores.
 
   Attributes:
-    settings: in place of those of `COMMON`.
+    settings: in place of those of its task.
+    task: what is learned.
     sampled_as: flags of the sampler; the weights are then those of the base.
     over_compute: measured at earlier steps, too.
     long: clips of four times the length.
@@ -91,6 +141,7 @@ class Variant:
   """
 
   settings: dict = dataclasses.field(default_factory=dict)
+  task: str = "clips"
   sampled_as: tuple[str, ...] = ()
   over_compute: bool = False
   long: bool = False
@@ -98,15 +149,9 @@ class Variant:
 
 
 VARIANTS = {
-  BASE: Variant(over_compute=True, long=True, paths=True),
+  BASE: Variant(over_compute=True, paths=True),
   "no corrective noise": Variant(sampled_as=("--norenoise",)),
   "1 stage": Variant(pyramid(1, 48), over_compute=True),
-  "full sequence": Variant(
-    {"flow.history": "none", "model.causal": False, **pyramid(3, 80)},
-    over_compute=True,
-  ),
-  "bidirectional": Variant({"model.causal": False}, long=True),
-  "clean history": Variant({"flow.max_corruption": 0.0}, long=True),
   "independent noise": Variant({"flow.coupled": False}, paths=True),
   "2 stages": Variant(pyramid(2, 80)),
   "4 stages": Variant(pyramid(4, 128)),
@@ -114,7 +159,24 @@ VARIANTS = {
   "gamma 1/9": Variant({"flow.gamma": 1 / 9}),
   "gamma 2/9": Variant({"flow.gamma": 2 / 9}),
   "stages 1:2:1": Variant({"latents.stage_weights": (1.0, 2.0, 1.0)}),
+  MOTION_BASE: Variant(task="motion", over_compute=True, long=True),
+  "full sequence": Variant(
+    {
+      "flow.history": "none",
+      "model.causal": False,
+      # as many tokens; its samples are longer
+      "latents.latent_tokens": 112,
+      "latents.text_tokens": 56,
+    },
+    task="motion",
+    over_compute=True,
+  ),
+  "bidirectional": Variant({"model.causal": False}, task="motion", long=True),
+  "clean history": Variant(
+    {"flow.max_corruption": 0.0}, task="motion", long=True
+  ),
 }
+STARTS = {"images": Variant(task="images")}  # trained once a seed, not scored
 
 
 def command(*arguments: str) -> None:
@@ -145,8 +207,7 @@ def cpu_seconds() -> float:
 def flags(variant: Variant, seed: int, folder: pathlib.Path) -> list[str]:
   """What pyramid-train gets, apart from the number of steps."""
   values = {
-    **COMMON,
-    **pyramid(3, 96),
+    **TASKS[variant.task].settings,
     "text.path": str(folder / "text"),
     "videos.path": str(folder / "shapes"),
     "seed": seed,
@@ -181,25 +242,50 @@ class Case:
   @property
   def variant(self) -> Variant:
     """What is special about it."""
-    return VARIANTS[self.name]
+    return {**STARTS, **VARIANTS}[self.name]
+
+  @property
+  def steps(self) -> tuple[int, ...]:
+    """Those at which it is measured."""
+    every = self.size.steps[self.variant.task]
+    return every if self.variant.over_compute else every[-1:]
 
   @property
   def settings(self) -> list[str]:
     """What it is made with; with another setting it is another case."""
+    size, variant = self.size, self.variant
+    much = {
+      "steps": self.steps,
+      "scored": size.scored.get(variant.task, 0),
+      **({"long": (size.long, size.long_frames)} if variant.long else {}),
+      "clips": size.latents,
+      "latents": self.fingerprint,
+    }
     return [
-      *flags(self.variant, self.seed, pathlib.Path("FOLDER")),
-      *self.variant.sampled_as,
-      *(f"{k}={v}" for k, v in vars(self.size).items() if k != "seeds"),
-      f"latents={self.latents}",
+      *flags(variant, self.seed, pathlib.Path("FOLDER")),
+      *variant.sampled_as,
+      *(f"{name}={value}" for name, value in much.items()),
+      *(self.start.settings if self.start else []),
     ]
 
   @property
-  def latents(self) -> str:
-    """Which ones it is trained on: those of another VAE make another case."""
-    path = self.shared / "latents" / "metadata.json"
+  def latents(self) -> pathlib.Path:
+    """The ones that it is trained on."""
+    return self.shared / TASKS[self.variant.task].latents
+
+  @property
+  def fingerprint(self) -> str:
+    """Of its latents: those of another VAE make another case."""
+    path = self.latents / "metadata.json"
     if not path.exists():
       return "missing"
     return json.loads(path.read_text())["fingerprint"][:12]
+
+  @property
+  def start(self) -> "Case | None":
+    """The training from whose weights it starts."""
+    after = TASKS[self.variant.task].after
+    return dataclasses.replace(self, name=after) if after else None
 
   def done(self, kept: dict) -> bool:
     """Whether it was measured with these very settings."""
@@ -226,28 +312,34 @@ class Case:
 
   def run(self) -> dict:
     """Trains and measures; what a stopped run has left is used."""
-    size, start, found = self.size, cpu_seconds(), {}
-    for step in [*size.earlier * self.variant.over_compute, size.steps]:
+    began, found = cpu_seconds(), {}
+    if self.start:
+      with results.locked(self.start.folder):
+        self.start.train(self.start.steps[-1])
+    for step in self.steps:
       self.trained.train(step)
       found[str(step)] = {
-        **self.scores(f"step_{step}", size.scored),
+        **self.scores(f"step_{step}", self.size.scored[self.variant.task]),
         **self.measure(f"step_{step}"),
       }
     result = {"over compute": found}
     if self.variant.long:
-      result["long"] = self.scores("long", size.long, size.long_frames)
+      result["long"] = self.scores(
+        "long", self.size.long, self.size.long_frames
+      )
     if self.variant.paths:
       result["paths"] = self.measure("paths", "--paths")
     return {
-      "settings": self.settings, **result, "cpu seconds": cpu_seconds() - start
+      "settings": self.settings, **result, "cpu seconds": cpu_seconds() - began
     }  # fmt: skip
 
   def train(self, steps: int) -> None:
     """To a step; goes on from the checkpoint that is there."""
     command(
       "-m", "pyramid_jax.cli.train", f"--config={CONFIG}",
-      f"--workdir={self.workdir}", f"--data={self.shared / 'latents'}",
+      f"--workdir={self.workdir}", f"--data={self.latents}",
       f"--config.train.steps={steps}",
+      *([f"--config.train.init={self.start.workdir}"] if self.start else []),
       *flags(self.variant, self.seed, self.shared),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import pictures
 from studies import (
   BASE,
   MEASURES,
+  MOTION_BASE,
   SCORES,
   STUDIES,
   Measure,
@@ -42,9 +43,18 @@ settings named here and in nothing else.
 
 **This is small.** A run is a few minutes of one core, at whose end the base
 variant meets {right} of the captions in full; the paper's effects are those of
-a model a thousand times larger. An entry is the mean over seeds and, in
-brackets, the least and the most. The rule by which a claim is judged, for each
-measure:
+a model a thousand times larger.
+
+What is asked of later frames (temporal pyramid, causal attention, corrupted
+history) needs first frames that show an object. There the transformer, its rows
+and its sampler are those of configs/shapes_cpu.py; every variant goes on from
+the same weights, {image_steps} steps on single images, where all of them are
+the same, with {motion_steps} steps on clips of its own way. {motion_scored}
+clips are scored; the base variant, *{motion_base}*, meets {motion_right} of
+the captions in full.
+
+An entry is the mean over seeds and, in brackets, the least and the most. The
+rule by which a claim is judged, for each measure:
 
 - *shown*: every seed of the one variant is better than every seed of the other
   (of equal variants once in {chance} measures, so a few of these are luck);
@@ -223,14 +233,19 @@ def write(
       f"## What blocks look like\n\n![True clips; generated with corrective "
       f"noise, and without]({blocks.name})"
     )
-  right = values(found, BASE, "all correct")
+  right = lambda variant: (
+    spread(MEASURES["all correct"], values(found, variant, "all correct"))
+    or "(not measured)"
+  )
   text = TEXT.format(
     needed=needed,
     chance=math.comb(2 * needed, needed),
     cases=len(records),
     hours=sum(r["cpu seconds"] for r in records) / 3600,
     true_distance=f"{at_end('frechet of true clips')(records[0]):.3f}",
-    right=spread(MEASURES["all correct"], right) or "(not measured)",
+    right=right(BASE),
+    motion_base=MOTION_BASE,
+    motion_right=right(MOTION_BASE),
     verdicts=verdicts(found, needed),
     studies="\n\n".join(studies) + "\n",
     **about,

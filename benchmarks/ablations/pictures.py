@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 DISTANCES = {
   "number of stages": ("1 stage", "2 stages", "pyramid", "4 stages"),
   "covariance": ("gamma 0", "gamma 1/9", "gamma 2/9", "pyramid"),
-  "training": ("pyramid", "full sequence", "bidirectional", "clean history",
-               "independent noise", "stages 1:2:1"),
-}  # fmt: skip
+  "training": ("pyramid", "independent noise", "stages 1:2:1"),
+}
+LATER_FRAMES = ("autoregressive", "full sequence", "bidirectional",
+                "clean history")  # fmt: skip
 CLIPS = 6  # of the sheet
 
 
@@ -21,13 +22,16 @@ def plots(
   matplotlib.use("Agg")
   from matplotlib import pyplot as plt
 
-  figure, axes = plt.subplots(2, 4, figsize=(15, 6.5))
+  figure, axes = plt.subplots(3, 3, figsize=(13, 10))
   spots = iter(axes.flat)
-  over_compute(next(spots), found, "frechet", "Frechet distance")
-  over_compute(next(spots), found, "attributes", "attributes read correctly")
   of = measures["Frechet distance"].of
+  title = "Frechet distance"
+  over_compute(next(spots), found, "frechet", title, ("pyramid", "1 stage"))
   for title, variants in DISTANCES.items():
     dots(next(spots), found, of, f"Frechet distance: {title}", variants)
+  of, title = measures["all correct"].of, "after images: all correct"
+  over_compute(next(spots), found, "all correct", title, LATER_FRAMES[:2])
+  dots(next(spots), found, of, title, LATER_FRAMES)
   neighbours(next(spots), found)
   windows(next(spots), found)
   errors(next(spots), found)
@@ -50,9 +54,9 @@ def band(axes, x: Sequence, lines: Sequence[Sequence[float]], label: str):
   )  # fmt: skip
 
 
-def over_compute(axes, found, name: str, title: str) -> None:
+def over_compute(axes, found, name: str, title: str, variants) -> None:
   """A score over training FLOPs."""
-  for variant in ("pyramid", "1 stage", "full sequence"):
+  for variant in variants:
     if records := found.get(variant):
       steps = records[0]["over compute"]
       x = [int(s) * v["work"]["flops"] / 1e12 for s, v in steps.items()]
@@ -98,14 +102,13 @@ def neighbours(axes, found) -> None:
 
 
 def windows(axes, found) -> None:
-  """How far colors are from those of the first quarter of a long clip."""
-  for variant in ("pyramid", "clean history", "bidirectional"):
-    if records := found.get(variant):
-      lines = [
-        [w["color change"] for w in r["long"]["windows"]] for r in records
-      ]
+  """How many long clips have the object that was asked for, by quarters."""
+  for variant in LATER_FRAMES:
+    records = [r for r in found.get(variant, []) if "long" in r]
+    if records:
+      lines = [[w["kept"] for w in r["long"]["windows"]] for r in records]
       band(axes, range(1, len(lines[0]) + 1), lines, variant)
-  axes.set(title="color change, grey levels", xlabel="quarter of 65 frames")
+  axes.set(title="objects as asked", xlabel="quarter of 65 frames", ylim=(0, 1))
   axes.set_xticks([1, 2, 3, 4])
   axes.legend(fontsize=8)
 

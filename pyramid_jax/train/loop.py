@@ -242,6 +242,10 @@ def _given(config: Config, mesh, task: Task):
 
   def make(saved: Config) -> Pure:
     group = "model" if config.kind == "dit" else "vae"
+    # no weight depends on which tokens see which
+    causal = config.model.causal
+    model = dataclasses.replace(saved.model, causal=causal)
+    saved = dataclasses.replace(saved, model=model)
     require_same(saved, config, pathlib.Path(config.train.init), [group])
     return task.program.model
 

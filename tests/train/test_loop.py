@@ -105,6 +105,10 @@ def test_a_run_starts_from_the_weights_that_are_named(whole, store, tmp_path):
   other = dataclasses.replace(config, model=model)
   with pytest.raises(CheckpointError, match="config.model.layers: 2 -> 3"):
     train(other, tmp_path / "other")
+  model = dataclasses.replace(config.model, causal=False)  # no weight's shape
+  other = dataclasses.replace(config, model=model)
+  given = loop._given(other, mesh, make_task(other, mesh))
+  jax.tree.map(np.testing.assert_array_equal, given, whole[1].ema)
 
 
 def test_a_finished_run_is_left_alone(store, tmp_path):
