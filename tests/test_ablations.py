@@ -124,17 +124,37 @@ def work(cases, changes):
 
 
 def test_variants_about_later_frames_share_a_training_on_images(
-  scripts, tmp_path
+  scripts, tmp_path, monkeypatch
 ):
-  cases = scripts["cases"]
-  case = lambda name, seed=0: cases.Case(
-    name, seed, cases.TINY, tmp_path, tmp_path
-  )
-  first, other = case("autoregressive"), case("clean history")
-  assert first.start.folder == other.start.folder != first.folder
-  assert first.start.folder != case("clean history", 1).start.folder
-  assert case("pyramid").start is None
+  cases, ran = scripts["cases"], []
+  monkeypatch.setattr(cases, "command", lambda *words: ran.append(words))
+  monkeypatch.setattr(cases.Case, "scores", lambda *_: {"flicker": 0})
+  monkeypatch.setattr(cases.Case, "measure", lambda *_: {"frechet": 0})
+
+  def run(name, seed=0):
+    case = cases.Case(name, seed, cases.FULL, tmp_path, tmp_path)
+    ran.clear()
+    return case, case.run(), [parts(words) for words in ran]
+
+  def parts(words):
+    return dict(x.split("=", 1) for x in words if "=" in x)
+
+  first, record, (images, *clips) = run("autoregressive")
+  assert images["--data"] == str(tmp_path / "image_latents")
+  assert "--config.train.init" not in images
+  for words, step in zip(clips, ("400", "800"), strict=True):
+    assert words["--data"] == str(tmp_path / "latents")
+    assert words["--config.train.init"] == images["--workdir"]
+    assert words["--config.train.steps"] == step
+    assert step in record["over compute"] and "long" in record
+  other, _, (again, after) = run("clean history")
+  assert again == images and after["--workdir"] != clips[0]["--workdir"]
+  assert after["--config.train.init"] == images["--workdir"]
+  assert run("autoregressive", 1)[2][0]["--workdir"] != images["--workdir"]
   assert set(first.start.settings) < set(first.settings)
+  assert all(
+    "init" not in flag for words in run("pyramid")[2] for flag in words
+  )
 
 
 def test_another_setting_is_another_case(scripts, tmp_path):

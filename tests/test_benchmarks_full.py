@@ -178,15 +178,10 @@ def shapes_folder(tmp_path_factory):
   for command in (
     ("shapes", f"--out={folder}/shapes", f"--text={folder}/text",
      "--clips=24", "--heldout=8"),
-    ("shapes", f"--out={folder}/images", f"--text={folder}/text",
-     "--clips=24", "--heldout=1", "--frames=1", "--seed=1"),
     ("train", f"{config}:vae", f"--workdir={folder}/vae",
      f"--data={folder}/shapes"),
     ("encode", config, text, f"--vae={folder}/vae",
      f"--videos={folder}/shapes", f"--out={folder}/latents"),
-    ("encode", config, text, f"--vae={folder}/vae",
-     f"--videos={folder}/images", f"--out={folder}/image_latents",
-     "--config.encode.max_frames=1", "--config.encode.min_frames=1"),
   ):  # fmt: skip
     name, *arguments = command
     result = subprocess.run(
@@ -234,10 +229,6 @@ def test_an_ablation_is_run_once_and_the_page_tells_what_was(
   assert [line.split()[0] == "-" for line in listed] == [False] * 2 + [
     True
   ] * 12
-  assert "== autoregressive" in go_on("--only=corruption", "--most=1").stdout
-  kept = json.loads((tmp_path / "ablations.json").read_text())
-  record = kept["autoregressive, seed 0"]
-  assert len(record["long"]["windows"]) > 1 and "4" in record["over compute"]
 
 
 def test_a_folder_without_latents_is_told_how_to_make_them(tmp_path):

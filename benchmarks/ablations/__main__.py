@@ -38,19 +38,17 @@ MADE_BY = """  pyramid-shapes --out=F/shapes --text=F/text --clips=1536
     --config.encode.max_frames=1 --config.encode.min_frames=1"""
 
 
-def check_folder(folder: pathlib.Path) -> None:
-  """Refuses a folder without the parts that variants share.
+def check_folder(folder: pathlib.Path, chosen: list[Case]) -> None:
+  """Refuses a folder without the parts that the chosen cases need.
 
   Raises:
     SystemExit: names what is missing and the commands that make it.
   """
+  trained = [*chosen, *(case.start for case in chosen if case.start)]
+  stores = {case.latents.name: "metadata.json" for case in trained}
   parts = {
-    "shapes": "metadata.json",
-    "text": "",
-    "vae": "checkpoints",
-    "latents": "metadata.json",
-    "image_latents": "metadata.json",
-  }
+    "shapes": "metadata.json", "text": "", "vae": "checkpoints", **stores
+  }  # fmt: skip
   missing = [k for k, file in parts.items() if not (folder / k / file).exists()]
   if missing:
     print(
@@ -138,7 +136,7 @@ def main() -> int:
       )
       print(f"{took:>7}  {case.key}")
     return 0
-  check_folder(given.folder)
+  check_folder(given.folder, chosen)
   run_missing(chosen, given.kept, given.most)
   show_blocks(cases, given.kept.with_name(f"{given.kept.stem}_blocks.png"))
   write_document(cases, results.load(given.kept), given.kept.with_suffix(".md"))

@@ -51,7 +51,7 @@ FULL = Size(
 )
 TINY = Size(
   (0,),
-  steps={"clips": (20, 21), "images": (4,), "motion": (4,)},
+  steps={"clips": (20, 21), "images": (21,), "motion": (21,)},
   scored={"clips": 2, "motion": 2},
   long=1,
   long_frames=33,
