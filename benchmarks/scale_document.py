@@ -185,19 +185,13 @@ TEXT = """# What the curriculum costs
 Made by `python benchmarks/scale_document.py` from what `benchmarks/scale.py`
 compiled; nothing here was run on an accelerator.
 
-Two kinds of rows. Where memory is given, the real training step was compiled
-for that machine (`pyramid-plan --quick`) and operations, HBM traffic and
-exchanges are those of the compiled program. A star marks a time by formula
-alone: dense operations on padded rows with recomputation, attention kernels on
-the tiles they visit, exchanges of parameters, gradients and activations; no
-HBM traffic, and no answer whether it fits. Rows that are compiled: {{kept}} of
-{{all}}.
+{{how}}
 
 Hours reach from all overlapping to nothing overlapping, with efficiencies that
 are assumed, not measured, as shares of the published peaks:
 {{efficiency}}.
 Data: assumed clips at the sizes and durations of the configs, prompts of 62 +-
-30 tokens. A compiled row's kernels are those of `config.model.attention=auto`.
+30 tokens. Kernels are those of `config.model.attention=auto`.
 v5p-128 is counted in cores, as Google does: 64 chips. The estimates are for
 this code's packed rows, do not include loading data, saving or restarts, and a
 real run will not reach them all the time.
@@ -206,9 +200,10 @@ real run will not reach them all the time.
 ## How mesh and remat were chosen
 
 By what costs most, the MM-DiT at 768p; in bold what the config has: the least
-step time of those compiled that leave a third of the memory free. A machine
-with one line has nothing to compare it with yet and has what the others were
-given. Seconds are from all overlapping to nothing overlapping.
+step time of those compiled that leave a third of the memory free, of equal ones
+the one that needs least. A machine with one line has nothing to compare it with
+yet and has what the others were given. Seconds are from all overlapping to
+nothing overlapping.
 
 {{choices}}
 
@@ -245,12 +240,32 @@ the 32,768 of text and latents that a row may hold on TPUs.
 """
 
 
+COMPILED = """\
+The real training step was compiled for each machine (`pyramid-plan --quick`);
+operations, HBM traffic and exchanges are those of the compiled program."""
+PARTLY = """\
+Two kinds of rows. Where memory is given, the real training step was compiled
+for that machine (`pyramid-plan --quick`) and operations, HBM traffic and
+exchanges are those of the compiled program. A star marks a time by formula
+alone: dense operations on padded rows with recomputation, attention kernels on
+the tiles they visit, exchanges of parameters, gradients and activations; no
+HBM traffic, and no answer whether it fits. Rows that are compiled: {kept} of
+{all}."""
+
+
+def how() -> str:
+  """Where the tables' numbers come from."""
+  cells, kept = list(scale.cells()), scale.kept()
+  compiled = sum(cell.key in kept for cell in cells)
+  if compiled == len(cells):
+    return COMPILED
+  return PARTLY.format(kept=compiled, all=len(cells))
+
+
 def write() -> None:
   """The document and its picture."""
-  kept, cells = scale.kept(), list(scale.cells())
   values = {
-    "kept": sum(cell.key in kept for cell in cells),
-    "all": len(cells),
+    "how": how(),
     "efficiency": estimate.Efficiency(),
     "tables": tables(),
     "choices": choices(),
