@@ -81,6 +81,17 @@ def test_a_claim_is_shown_if_no_two_seeds_contradict_it(
   assert scripts["document"].verdict(measure, ours, others, 3) == verdict
 
 
+def test_seeds_are_compared_one_by_one_where_both_have_all(scripts):
+  document = scripts["document"]
+  pairs = lambda *values, smaller=True: document.pairs(
+    scripts["studies"].Measure(lambda r: r, smaller=smaller), *values
+  )
+  assert pairs([1, 5, 2], [2, 4, 3]) == "; better in 2 of 3 seeds"
+  assert pairs([1, 5], [2, 4], smaller=False) == "; better in 1 of 2 seeds"
+  assert pairs([1, 1], [1, 2]) == "; better in 1 of 2 seeds"  # not by a tie
+  assert pairs([1], [2, 4]) == pairs([], []) == ""
+
+
 def test_commands_at_once_lose_no_result_and_do_nothing_twice(
   scripts, tmp_path
 ):

@@ -134,7 +134,7 @@ class Variant:
   Attributes:
     settings: in place of those of its task.
     task: what is learned.
-    sampled_as: flags of the sampler; the weights are then those of the base.
+    sampled_as: flags of the sampler; the weights are then the task's base's.
     over_compute: measured at earlier steps, too.
     long: clips of four times the length.
     paths: how straight the paths are, and errors of few steps.
@@ -170,6 +170,9 @@ VARIANTS = {
     },
     task="motion",
     over_compute=True,
+  ),
+  "no corrective noise, after images": Variant(
+    task="motion", sampled_as=("--norenoise",)
   ),
   "bidirectional": Variant({"model.causal": False}, task="motion", long=True),
   "clean history": Variant(
@@ -303,7 +306,8 @@ class Case:
     """The case whose weights it has."""
     if not self.variant.sampled_as:
       return self
-    return dataclasses.replace(self, name=BASE)
+    base = {"clips": BASE, "motion": MOTION_BASE}[self.variant.task]
+    return dataclasses.replace(self, name=base)
 
   @property
   def workdir(self) -> pathlib.Path:

@@ -8,6 +8,7 @@ import math
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import pictures
 from studies import (
@@ -63,6 +64,9 @@ rule by which a claim is judged, for each measure:
   tell;
 - *not measured*: fewer than {needed} seeds so far.
 
+Beside it stands in how many seeds the one is better than the other of the same
+seed, which has the same rows, noise and captions.
+
 {verdicts}
 
 *Frechet distance* is that of latents averaged over place and over time, and of
@@ -108,10 +112,28 @@ def spread(measure: Measure, numbers: Sequence[float]) -> str:
   return f"{mean} ({text(min(numbers))} to {text(max(numbers))})"
 
 
-def comparisons(
-  study: Study, found: Found, needed: int
-) -> list[tuple[str, str, str, str, str]]:
-  """(measure, other variant, verdict, ours, theirs) of a study's claim."""
+def pairs(measure: Measure, ours: Sequence, others: Sequence) -> str:
+  """In how many seeds the first is better than the other of the same seed."""
+  if len(ours) != len(others) or not ours:
+    return ""
+  sign = 1 if measure.smaller else -1
+  better = sum(sign * a < sign * b for a, b in zip(ours, others, strict=True))
+  return f"; better in {better} of {len(ours)} seeds"
+
+
+class Compared(NamedTuple):
+  """What is said of a claim by one measure, and of one other variant."""
+
+  measure: str
+  other: str
+  verdict: str
+  ours: str
+  theirs: str
+  pairs: str
+
+
+def comparisons(study: Study, found: Found, needed: int) -> list[Compared]:
+  """By each measure that decides a study's claim, with each other variant."""
   lines = []
   for name in study.decided_by:
     measure, ours = MEASURES[name], values(found, study.variants[0], name)
@@ -119,7 +141,8 @@ def comparisons(
       theirs = values(found, other, name)
       word = verdict(measure, ours, theirs, needed)
       shown = [spread(measure, x) or "nothing" for x in (ours, theirs)]
-      lines.append((name, other, word, *shown))
+      seeds = pairs(measure, ours, theirs)
+      lines.append(Compared(name, other, word, *shown, seeds))
   return lines
 
 
@@ -130,8 +153,9 @@ def verdicts(found: Found, needed: int) -> str:
   for study in STUDIES.values():
     several = len(study.variants) > 2
     said = {word: [] for word in words}
-    for name, other, word, *_ in comparisons(study, found, needed):
-      said[word].append(f"{name} ({other})" if several else name)
+    for c in comparisons(study, found, needed):
+      name = f"{c.measure} ({c.other})" if several else c.measure
+      said[c.verdict].append(name)
     lines.append((study.title, *("; ".join(x) for x in said.values())))
   return table(("claim", *words), lines)
 
@@ -148,9 +172,9 @@ def section(study: Study, found: Found, needed: int) -> str:
     for v in have
   ]
   said = [
-    f"- {name}, {study.variants[0]} better than {other}: **{word}**, {ours} "
-    f"against {theirs}"
-    for name, other, word, ours, theirs in comparisons(study, found, needed)
+    f"- {c.measure}, {study.variants[0]} better than {c.other}: "
+    f"**{c.verdict}**, {c.ours} against {c.theirs}{c.pairs}"
+    for c in comparisons(study, found, needed)
   ]
   more = [compute(found, have), over_compute(found, have)]
   return "\n\n".join(

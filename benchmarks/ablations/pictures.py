@@ -54,6 +54,12 @@ def band(axes, x: Sequence, lines: Sequence[Sequence[float]], label: str):
   )  # fmt: skip
 
 
+def legend(axes) -> None:
+  """Of what is there."""
+  if axes.lines:
+    axes.legend(fontsize=8)
+
+
 def over_compute(axes, found, name: str, title: str, variants) -> None:
   """A score over training FLOPs."""
   for variant in variants:
@@ -63,7 +69,7 @@ def over_compute(axes, found, name: str, title: str, variants) -> None:
       lines = [[v[name] for v in r["over compute"].values()] for r in records]
       band(axes, x, lines, variant)
   axes.set(title=title, xlabel="training TFLOP")
-  axes.legend(fontsize=8)
+  legend(axes)
 
 
 def dots(axes, found, of, title: str, variants: Sequence[str]) -> None:
@@ -110,7 +116,7 @@ def windows(axes, found) -> None:
       band(axes, range(1, len(lines[0]) + 1), lines, variant)
   axes.set(title="objects as asked", xlabel="quarter of 65 frames", ylim=(0, 1))
   axes.set_xticks([1, 2, 3, 4])
-  axes.legend(fontsize=8)
+  legend(axes)
 
 
 def errors(axes, found) -> None:
@@ -123,7 +129,7 @@ def errors(axes, found) -> None:
   axes.set(title="error against 64 steps", xlabel="steps a stage")
   axes.set_xscale("log", base=2)
   axes.xaxis.set_major_formatter("{x:g}")
-  axes.legend(fontsize=8)
+  legend(axes)
 
 
 def block_sheet(
