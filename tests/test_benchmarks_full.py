@@ -228,7 +228,7 @@ def test_an_ablation_is_run_once_and_the_page_tells_what_was(
   listed = go_on("--list").stdout.splitlines()
   assert [line.split()[0] == "-" for line in listed] == [False] * 2 + [
     True
-  ] * 12
+  ] * 13
 
 
 def test_a_folder_without_latents_is_told_how_to_make_them(tmp_path):
