@@ -86,11 +86,33 @@ def command(name: str, *flags: str):
     raise SystemExit(code)
 
 
-def measure(args, name: str, flags: dict[str, list[str]]):
-  """Trains a variant if it asks for it, and scores it into its folder."""
+def measure(args, name: str, flags: dict[str, list[str]], last: int) -> bool:
+  """Trains a variant if it asks for it, and scores it into its folder.
+
+  Args:
+    last: step of the newest checkpoint.
+
+  Returns:
+    False if it was done before.
+
+  Raises:
+    SystemExit: it was done with something else.
+  """
   folder = _folder(args.out, name)
-  if (folder / "results.json").exists():
-    return False
+  wanted = {
+    "workdir": str(args.workdir.absolute()),
+    "step": last,
+    "clips": args.n,
+    **flags,
+    "more": [*args.train, *args.evaluate],
+  }
+  made = folder / "variant.json"
+  if (folder / "results.json").exists() and made.exists():
+    found = json.loads(made.read_text())
+    if found == wanted:
+      return False
+    raise SystemExit(f"{made} has {found}, now {wanted}; choose another --out.")
+  shapes_report.write_text(made, json.dumps(wanted))
   workdir = args.workdir
   if "train" in flags:
     workdir = folder / "run"
@@ -200,7 +222,7 @@ def main():
     parser.error(f"{args.workdir} has no checkpoints; train first.")
   found, left = variants(args.stages, args.tiny, kept), args.most
   for name, flags in found.items():
-    if left and measure(args, name, flags):
+    if left and measure(args, name, flags, kept[-1]):
       left -= 1
       args.out.mkdir(parents=True, exist_ok=True)
       shapes_report.write_text(

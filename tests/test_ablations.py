@@ -81,15 +81,20 @@ def test_a_claim_is_shown_if_no_two_seeds_contradict_it(
   assert scripts["document"].verdict(measure, ours, others, 3) == verdict
 
 
-def test_seeds_are_compared_one_by_one_where_both_have_all(scripts):
+def test_seeds_are_compared_one_by_one_where_both_have_them(scripts):
   document = scripts["document"]
   pairs = lambda *values, smaller=True: document.pairs(
-    scripts["studies"].Measure(lambda r: r, smaller=smaller), *values
+    scripts["studies"].Measure(lambda r: r, smaller=smaller),
+    *(dict(enumerate(x)) for x in values),
   )
   assert pairs([1, 5, 2], [2, 4, 3]) == "; better in 2 of 3 seeds"
   assert pairs([1, 5], [2, 4], smaller=False) == "; better in 1 of 2 seeds"
   assert pairs([1, 1], [1, 2]) == "; better in 1 of 2 seeds"  # not by a tie
-  assert pairs([1], [2, 4]) == pairs([], []) == ""
+  assert pairs([1], [2, 4]) == "; better in 1 of 1 seeds"
+  assert pairs([], []) == pairs([1], []) == ""
+  less = scripts["studies"].Measure(lambda r: r)
+  found = document.pairs(less, {0: 1, 2: 5}, {1: 0, 2: 6})  # not 1 with 0
+  assert found == "; better in 1 of 1 seeds"
 
 
 def test_commands_at_once_lose_no_result_and_do_nothing_twice(
@@ -175,7 +180,58 @@ def test_another_setting_is_another_case(scripts, tmp_path):
   assert case.done(kept)
   small = cases.Case("pyramid", 0, cases.TINY, tmp_path, tmp_path)
   assert not small.done(kept) and small.folder != case.folder
+  heldout = case.heldout
+  assert small.heldout != heldout
   (tmp_path / "latents").mkdir()
   store = {"fingerprint": "a" * 64}
   (tmp_path / "latents" / "metadata.json").write_text(json.dumps(store))
   assert not case.done(kept) and "latents=aaaaaaaaaaaa" in case.settings
+  assert case.heldout != heldout  # true clips as another VAE sees them
+
+
+def test_another_config_file_is_another_case(scripts, tmp_path, monkeypatch):
+  cases = scripts["cases"]
+  case = cases.Case("pyramid", 0, cases.FULL, tmp_path, tmp_path)
+  text, before = cases.CONFIG.read_text(), case.settings
+  changed = tmp_path / "config.py"
+  monkeypatch.setattr(cases, "CONFIG", changed)
+  for old, new, same in (
+    ("learning_rate=1e-2", "learning_rate=2e-2", False),
+    ("guidance=3.0,\n      video", "guidance=2.0,\n      video", False),
+    ("latent_tokens=96", "latent_tokens=128", True),  # the cases have their own
+    ("steps=3600", "steps=3700", True),
+  ):
+    assert old in text
+    changed.write_text(text.replace(old, new))
+    assert (case.settings == before) == same, new
+
+
+def test_a_step_that_was_missed_is_not_measured_later(
+  scripts, tmp_path, monkeypatch
+):
+  cases = scripts["cases"]
+  monkeypatch.setattr(cases, "command", lambda *_: pytest.fail("trained"))
+  monkeypatch.setattr(cases.checkpoint, "latest_step", lambda _: 300)
+  case = cases.Case("pyramid", 0, cases.FULL, tmp_path, tmp_path)
+  with pytest.raises(SystemExit, match="at step 300, and step 150 was not"):
+    case.run()
+
+
+def test_weights_are_shared_once_their_own_case_is_measured(
+  scripts, tmp_path, monkeypatch
+):
+  cases, ran = scripts["cases"], []
+  main = runpy.run_path(str(SCRIPTS / "__main__.py"))
+  monkeypatch.setattr(
+    cases.Case, "run",
+    lambda self: ran.append(self.key) or {"settings": self.settings},
+  )  # fmt: skip
+  base, other = (
+    cases.Case(name, 0, cases.FULL, tmp_path, tmp_path)
+    for name in ("pyramid", "no corrective noise")
+  )
+  kept = tmp_path / "kept.json"
+  main["run_missing"]([other], kept, 9)
+  assert not ran
+  main["run_missing"]([base, other], kept, 9)
+  assert ran == [base.key, other.key]

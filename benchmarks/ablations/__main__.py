@@ -22,7 +22,16 @@ import sys
 import document
 import pictures
 import results
-from cases import FULL, ROOT, STEPS_A_UNIT, TASKS, TINY, VARIANTS, Case
+from cases import (
+  FULL,
+  ROOT,
+  STEPS_A_UNIT,
+  TASKS,
+  TINY,
+  VARIANTS,
+  Case,
+  base_settings,
+)
 from studies import BASE, STUDIES
 
 from pyramid_jax import checkpoint
@@ -63,7 +72,10 @@ def run_missing(chosen: list[Case], path: pathlib.Path, most: int) -> None:
   """Runs what is not kept yet, apart from what another command is at."""
   for case in chosen:
     with results.locked(case.trained.folder, wait=False) as ours:
-      if ours and most and not case.done(results.load(path)):
+      kept = results.load(path)
+      # weights that another case trains are its own until it is measured
+      ready = case.trained == case or case.trained.done(kept)
+      if ours and most and ready and not case.done(kept):
         print(f"== {case.key}", flush=True)
         results.add(path, case.key, case.run())
         most -= 1
@@ -72,10 +84,15 @@ def run_missing(chosen: list[Case], path: pathlib.Path, most: int) -> None:
 def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
   """Writes the page and its pictures from the cases that are done."""
   found = {
-    name: [kept[c.key] for c in cases if c.name == name and c.done(kept)]
+    name: [
+      {"seed": c.seed, **kept[c.key]}
+      for c in cases
+      if c.name == name and c.done(kept)
+    ]
     for name in VARIANTS
   }
   size, clips = cases[0].size, TASKS["clips"].settings
+  channels = base_settings()["model.latent_channels"]
   document.write(
     found, path, len(size.seeds),
     layers=clips["model.layers"], width=32 * clips["model.heads"],
@@ -85,7 +102,7 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     motion_steps=size.steps["motion"][-1], scored=size.scored["clips"],
     motion_scored=size.scored["motion"], latents=size.latents,
     vae_steps=checkpoint.latest_step(cases[0].shared / "vae"),
-    seeds=len(size.seeds),
+    seeds=len(size.seeds), features=2 * channels,
   )  # fmt: skip
 
 

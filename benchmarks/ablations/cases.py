@@ -3,17 +3,23 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
 import resource
+import runpy
 import subprocess
 import sys
+from typing import Any
 
 import results
+from flax import traverse_util
 from studies import BASE, MOTION_BASE
 
+from pyramid_jax import checkpoint
 from pyramid_jax.cli import compilation
+from pyramid_jax.config import Config
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "shapes_cpu.py"
@@ -182,6 +188,29 @@ VARIANTS = {
 STARTS = {"images": Variant(task="images")}  # trained once a seed, not scored
 
 
+def base_settings() -> dict[str, Any]:
+  """What CONFIG sets of how a transformer learns and samples, by name.
+
+  What its latents are made with is in their fingerprint.
+  """
+  flat = lambda tree: traverse_util.flatten_dict(tree, sep=".")
+  usual = flat(dataclasses.asdict(Config()))
+  chosen = flat(runpy.run_path(str(CONFIG))["get_config"]("dit").to_dict())
+  parts = ("model", "flow", "latents", "optimizer", "generate")
+  return {
+    name: value
+    for name, value in chosen.items()
+    if name.split(".")[0] in parts
+    and name != "latents.sources"
+    and value != usual.get(name)
+  }
+
+
+def digest(text: str) -> str:
+  """Tells texts apart."""
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
 def command(*arguments: str) -> None:
   """Runs a command of the project, or a script, to its end.
 
@@ -257,7 +286,10 @@ class Case:
   def settings(self) -> list[str]:
     """What it is made with; with another setting it is another case."""
     size, variant = self.size, self.variant
+    ours = {**TASKS[variant.task].settings, **variant.settings}
+    rest = {k: v for k, v in base_settings().items() if k not in ours}
     much = {
+      "config": digest(repr(sorted(rest.items())))[:12],
       "steps": self.steps,
       "scored": size.scored.get(variant.task, 0),
       **({"long": (size.long, size.long_frames)} if variant.long else {}),
@@ -285,6 +317,12 @@ class Case:
     return json.loads(path.read_text())["fingerprint"][:12]
 
   @property
+  def heldout(self) -> pathlib.Path:
+    """Latents of true clips, which all cases of one VAE share."""
+    name = f"heldout_{self.fingerprint}_{2 * self.size.latents}.npz"
+    return self.work / name
+
+  @property
   def start(self) -> "Case | None":
     """The training from whose weights it starts."""
     after = TASKS[self.variant.task].after
@@ -298,7 +336,7 @@ class Case:
   def folder(self) -> pathlib.Path:
     """Of its clips."""
     name = re.sub("[^a-z0-9]+", "_", self.name)
-    mark = hashlib.sha256("".join(self.settings).encode()).hexdigest()[:6]
+    mark = digest("".join(self.settings))[:6]
     return self.work / f"{name}_{self.seed}_{mark}"
 
   @property
@@ -321,7 +359,8 @@ class Case:
       with results.locked(self.start.folder):
         self.start.train(self.start.steps[-1])
     for step in self.steps:
-      self.trained.train(step)
+      if not self.measured(step):
+        self.trained.train(step)
       found[str(step)] = {
         **self.scores(f"step_{step}", self.size.scored[self.variant.task]),
         **self.measure(f"step_{step}"),
@@ -337,8 +376,24 @@ class Case:
       "settings": self.settings, **result, "cpu seconds": cpu_seconds() - began
     }  # fmt: skip
 
+  def measured(self, step: int) -> bool:
+    """Whether its clips and latents at a step were looked at before."""
+    name = f"step_{step}"
+    files = (self.folder / name / "results.json", self.folder / f"{name}.json")
+    return all(file.exists() for file in files)
+
   def train(self, steps: int) -> None:
-    """To a step; goes on from the checkpoint that is there."""
+    """To a step; goes on from the checkpoint that is there.
+
+    Raises:
+      SystemExit: it is past that step.
+    """
+    reached = checkpoint.latest_step(self.workdir) or 0
+    if reached > steps:
+      raise SystemExit(
+        f"{self.workdir} is at step {reached}, and step {steps} was not "
+        "measured; remove the folder to train it again."
+      )
     command(
       "-m", "pyramid_jax.cli.train", f"--config={CONFIG}",
       f"--workdir={self.workdir}", f"--data={self.latents}",
@@ -367,7 +422,8 @@ class Case:
       "shape drift": summary["shape drift"],
       "windows": [
         {
-          "kept": w["kept"]["hits"] / w["kept"]["n"],
+          "n": w["kept"]["n"],
+          "kept": w["kept"]["hits"] / (w["kept"]["n"] or math.nan),
           "color change": w["color change"],
         }
         for w in summary["windows"]
@@ -380,7 +436,7 @@ class Case:
     if not out.exists():
       command(
         str(pathlib.Path(__file__).with_name("measure.py")),
-        f"--workdir={self.workdir}", f"--heldout={self.work}/heldout.npz",
+        f"--workdir={self.workdir}", f"--heldout={self.heldout}",
         f"--clips={self.size.latents}", f"--seed={self.seed}", f"--out={out}",
         *self.variant.sampled_as, *more,
       )  # fmt: skip

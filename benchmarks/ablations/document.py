@@ -7,7 +7,7 @@ by hand. Legend: `found` maps a variant to its records, one a seed.
 import math
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import pictures
@@ -34,7 +34,7 @@ settings named here and in nothing else.
 | | |
 | --- | --- |
 | data | 64 x 64, 17 frames, one object; 8 x 8 x 3 latents |
-| VAE | of configs/shapes_cpu.py, {vae_steps} steps |
+| VAE | {vae_steps} steps |
 | transformer | {layers} layers, {width} wide, patches of 1 x 1 latent values |
 | training | {steps} steps of {rows} rows of {tokens} latent and text tokens |
 | seeds | {seeds}: of weights, order, noise and sampling |
@@ -65,23 +65,28 @@ rule by which a claim is judged, for each measure:
 - *not measured*: fewer than {needed} seeds so far.
 
 Beside it stands in how many seeds the one is better than the other of the same
-seed, which has the same rows, noise and captions.
+seed, which has the same noise and captions.
 
 {verdicts}
 
 *Frechet distance* is that of latents averaged over place and over time, and of
-their mean change from frame to frame (32 features), to those of true held-out
-clips. True clips have {true_distance} to as many other true ones. *Attributes*
-is the mean share of a caption's attributes that image analysis reads in the
-clip (background, count, shape, color, size, direction, speed), *all correct*
-the share of clips that have them all.
+their mean change from frame to frame ({features} features), to those of true
+held-out clips. True clips have {true_distance} to as many other true ones.
+*Attributes* is the mean share of a caption's attributes that image analysis
+reads in the clip (background, count, shape, color, size, direction, speed),
+*all correct* the share of clips that have them all.
 
 ![Results](ablations.png)
 
 {studies}"""
 
 
-def verdict(measure: Measure, ours: Sequence, others: Sequence, needed: int):
+def verdict(
+  measure: Measure,
+  ours: Collection[float],
+  others: Collection[float],
+  needed: int,
+) -> str:
   """What seeds say of a claim that the first are better; see `TEXT`."""
   if min(len(ours), len(others)) < needed:
     return "not measured"
@@ -92,16 +97,17 @@ def verdict(measure: Measure, ours: Sequence, others: Sequence, needed: int):
   return "the opposite is shown" if b[-1] < a[0] else "not decided"
 
 
-def values(found: Found, variant: str, name: str) -> list[float]:
-  """A measure of a variant, one value a seed that has one.
+def values(found: Found, variant: str, name: str) -> dict[int, float]:
+  """A measure of a variant, by seed, of those that have one.
 
   (Where no object is read in any clip, none has a color that could drift.)
   """
-  each = (MEASURES[name].of(record) for record in found.get(variant, []))
-  return [value for value in each if math.isfinite(value)]
+  of = MEASURES[name].of
+  each = {record["seed"]: of(record) for record in found.get(variant, [])}
+  return {seed: value for seed, value in each.items() if math.isfinite(value)}
 
 
-def spread(measure: Measure, numbers: Sequence[float]) -> str:
+def spread(measure: Measure, numbers: Collection[float]) -> str:
   """Mean, least and most; or the one value that there is."""
   if not numbers:
     return ""
@@ -112,13 +118,14 @@ def spread(measure: Measure, numbers: Sequence[float]) -> str:
   return f"{mean} ({text(min(numbers))} to {text(max(numbers))})"
 
 
-def pairs(measure: Measure, ours: Sequence, others: Sequence) -> str:
+def pairs(measure: Measure, ours: Mapping, others: Mapping) -> str:
   """In how many seeds the first is better than the other of the same seed."""
-  if len(ours) != len(others) or not ours:
+  seeds = ours.keys() & others.keys()
+  if not seeds:
     return ""
   sign = 1 if measure.smaller else -1
-  better = sum(sign * a < sign * b for a, b in zip(ours, others, strict=True))
-  return f"; better in {better} of {len(ours)} seeds"
+  better = sum(sign * ours[s] < sign * others[s] for s in seeds)
+  return f"; better in {better} of {len(seeds)} seeds"
 
 
 class Compared(NamedTuple):
@@ -139,8 +146,9 @@ def comparisons(study: Study, found: Found, needed: int) -> list[Compared]:
     measure, ours = MEASURES[name], values(found, study.variants[0], name)
     for other in study.variants[1:]:
       theirs = values(found, other, name)
-      word = verdict(measure, ours, theirs, needed)
-      shown = [spread(measure, x) or "nothing" for x in (ours, theirs)]
+      numbers = [ours.values(), theirs.values()]
+      word = verdict(measure, *numbers, needed)
+      shown = [spread(measure, x) or "nothing" for x in numbers]
       seeds = pairs(measure, ours, theirs)
       lines.append(Compared(name, other, word, *shown, seeds))
   return lines
@@ -167,8 +175,9 @@ def section(study: Study, found: Found, needed: int) -> str:
   if "{inside" in ran and have:
     true = at_end("blocks of true clips")(found[have[0]][0])
     ran = ran.format(**true)
+  columns = study.columns
   lines = [
-    (v, *(spread(MEASURES[c], values(found, v, c)) for c in study.columns))
+    (v, *(spread(MEASURES[c], values(found, v, c).values()) for c in columns))
     for v in have
   ]
   said = [
@@ -182,7 +191,7 @@ def section(study: Study, found: Found, needed: int) -> str:
       f"## {study.title}",
       textwrap.fill(f"Paper: {study.claim}", 80),
       textwrap.fill(f"Run: {ran}", 80),
-      table(("variant", *study.columns), lines),
+      table(("variant", *columns), lines),
       "\n".join(said),
       *(more if study.over_compute else []),
     ]
@@ -258,7 +267,9 @@ def write(
       f"noise, and without]({blocks.name})"
     )
   right = lambda variant: (
-    spread(MEASURES["all correct"], values(found, variant, "all correct"))
+    spread(
+      MEASURES["all correct"], values(found, variant, "all correct").values()
+    )
     or "(not measured)"
   )
   text = TEXT.format(

@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 import pathlib
+import secrets
 import sys
 
 import jax
@@ -26,7 +27,7 @@ from pyramid_jax.flow.schedule import inference_table, make_schedule
 from pyramid_jax.generate.pipeline import Pipeline
 from pyramid_jax.models.dit import make_dit
 
-CELLS = 1  # of the pooled latents: 32 features
+CELLS = 1  # places a side of what latents are averaged over
 BATCH = 16
 PATH_STEPS, REFERENCE, PATH_FRAMES = (1, 2, 4, 8, 16), 64, 9
 
@@ -46,11 +47,9 @@ def generated(pipeline: Pipeline, prompts, seed: int, **changes) -> np.ndarray:
 def heldout(
   pipeline: Pipeline, dataset: Dataset, count: int, path: pathlib.Path
 ) -> np.ndarray:
-  """Normalised latents of held-out clips, encoded once and kept."""
+  """Normalised latents of held-out clips, encoded once and kept in `path`."""
   if path.exists():
-    found = np.load(path)["latents"]
-    if len(found) == count:
-      return found
+    return np.load(path)["latents"]
   vae, parts = pipeline.vae, []
   questions = dataset.heldout(count)
   for start in range(0, count, BATCH):
@@ -59,7 +58,8 @@ def heldout(
     z = vae.encode(clips, ids, 8, BATCH)
     parts += [vae.statistics.normalise(x) for x in z]
   path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(f".{path.stem}.partial.npz")
+  # others may be at it as well
+  beside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial.npz")
   np.savez(beside, latents=np.stack(parts))
   beside.replace(path)
   return np.stack(parts)

@@ -174,7 +174,9 @@ STUDIES = {
     "Both go on from the same images, of which each is alone in its row's "
     "segment. Consistency within the training length, and after four times "
     "that length: share of objects that are as asked in the last quarter, and "
-    "how far their color is from that in the first.",
+    "how far their color is from that in the first, both of "
+    "clips whose object, moving as asked, is still inside the frame (the slow "
+    "ones).",
     (MOTION_BASE, "bidirectional"),
     (*SCORES, "flicker", "color drift", "shape drift", *LONG),
     ("all correct", "color drift", "shape drift", "flicker", *LONG),
@@ -183,7 +185,8 @@ STUDIES = {
     "Corrupted history",
     "Noise on the history in training keeps errors from adding up (Sec. 3.3).",
     "Both go on from the same images. Clips of 65 frames, four times the "
-    "training length, in quarters.",
+    "training length, in quarters; after the first those count whose object, "
+    "moving as asked, is still inside the frame (the slow ones).",
     (MOTION_BASE, "clean history"),
     (*SCORES, *LONG),
     LONG,

@@ -29,7 +29,7 @@ def main():
   programs = compilation.use_cache()
   import jax
 
-  from pyramid_jax import sharding
+  from pyramid_jax import checkpoint, sharding
   from pyramid_jax.config import MeshConfig
   from pyramid_jax.generate.clips import Request, frame_bar, generate_missing
 
@@ -43,6 +43,8 @@ def main():
   settings = {
     "workdir": str(pathlib.Path(F.workdir).absolute()),
     "weights": F.weights,
+    "step": checkpoint.latest_step(F.workdir),
+    **_given_parts(),
     **pipeline.recipe(options, F.seed),
   }
   benchmark.keep_manifest(F.out, F.benchmark, clips, settings)
@@ -60,3 +62,15 @@ def main():
   processes.wait_until(lambda: all(c.path.exists() for c in clips), seconds=2)
   print(f"{F.out}: {len(mine)} clips, {len(mine) - made} of them from before")
   print(f"{pipeline.phases}\n{programs}")
+
+
+def _given_parts() -> dict[str, str]:
+  """Folders of a VAE and text encoder that no fingerprint holds together."""
+  from pyramid_jax import checkpoint
+
+  latents = checkpoint.read_meta(F.workdir, "dit")[1]["latents"]
+  return {
+    name: str(pathlib.Path(F[name].value).absolute())
+    for name in ("vae", "text")
+    if F[name].value and not latents[f"{name}_fingerprint"]
+  }

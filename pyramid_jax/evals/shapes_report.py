@@ -58,11 +58,16 @@ def markdown(found: dict[str, Any], n: int) -> str:
             ("flicker", "color drift")]  # fmt: skip
   lines += [f"| shape drift, of 1 | {found['shape drift']:.3f} |"]
   if len(found["windows"]) > 1:
-    lines += ["", "| window | all but motion | all correct | color change |",
-              "|---|---|---|---|"]  # fmt: skip
+    lines += ["", "A clip counts in a window as long as its objects, moving as "
+              "asked, would be inside the frame.", "",
+              "| window | clips | all but motion | of those right in the first "
+              "| all correct | color change |", "|---" * 6 + "|"]  # fmt: skip
     for i, w in enumerate(found["windows"], 1):
-      change = f"{w['color change']:.1f}"
-      lines.append(f"| {i} | {w['kept']} | {w['all correct']} | {change} |")
+      kept, change = w["kept"], f"{w['color change']:.1f}"
+      lines.append(
+        f"| {i} | {kept.n} | {kept} | {w['still']} | {w['all correct']} "
+        f"| {change} |"
+      )
   return "\n".join(lines)
 
 

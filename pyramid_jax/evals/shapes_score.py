@@ -61,33 +61,65 @@ class Rate:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
   def __str__(self) -> str:
+    if not self.n:
+      return "-"
     low, high = self.interval
-    rate = self.hits / self.n if self.n else math.nan
-    return f"{rate:.1%} ({low:.1%} to {high:.1%})"
+    return f"{self.hits / self.n:.1%} ({low:.1%} to {high:.1%})"
+
+
+def matched(
+  wanted: Sequence[dict[str, str]], reading: Reading
+) -> tuple[Thing | None, ...]:
+  """What was read for each object asked for, in the order of most hits."""
+  found: Sequence[Thing | None] = reading.things
+  found = [*found, *[None] * (len(wanted) - len(found))]
+  orders = itertools.permutations(found[: len(wanted) + 2], len(wanted))
+  return max(orders, key=lambda order: sum(map(sum, _shown(wanted, order))))
+
+
+def _shown(wanted, things) -> list[list[bool]]:
+  """For each object, which of its attributes a thing has."""
+  names = [a for a in ATTRIBUTES if a in wanted[0]]
+  return [
+    [getattr(thing, a, None) == o[a] for a in names]
+    for o, thing in zip(wanted, things, strict=True)
+  ]
 
 
 def hits(asked: dict[str, Any], reading: Reading) -> dict[str, bool]:
-  """Which attributes of a caption a clip shows, each for all its objects.
-
-  Objects are matched in the order that gives most hits.
-  """
+  """Which attributes of a caption a clip shows, each for all its objects."""
   wanted = asked["objects"]
-  names = [a for a in ("shape", "color", "size", *MOTION) if a in wanted[0]]
-  found: Sequence[Thing | None] = reading.things
-  found = [*found, *[None] * (len(wanted) - len(found))]
-  matches = (
-    [
-      [getattr(thing, a, None) == o[a] for a in names]
-      for o, thing in zip(wanted, order, strict=True)
-    ]
-    for order in itertools.permutations(found[: len(wanted) + 2], len(wanted))
-  )
-  best = max(matches, key=lambda rows: sum(map(sum, rows)))
+  names = [a for a in ATTRIBUTES if a in wanted[0]]
+  shown = _shown(wanted, matched(wanted, reading))
   return {
     "background": reading.background == asked["background"],
     "count": reading.count == len(wanted),
-    **dict(zip(names, map(all, zip(*best, strict=True)), strict=True)),
+    **dict(zip(names, map(all, zip(*shown, strict=True)), strict=True)),
   }
+
+
+def leaves_after(
+  wanted: dict[str, str],
+  thing: Thing | None,
+  pace: float,
+  size: tuple[int, int],
+) -> float:
+  """Frames until an object that moves as asked touches the border.
+
+  It starts where it was first seen, or in the middle if it was not; `size` is
+  the frame's (height, width).
+  """
+  side, here = min(size), np.array(size[::-1]) / 2
+  heading = np.array(shapes.DIRECTIONS[wanted["direction"]], float)
+  speed = shapes.SPEEDS[wanted["speed"]] * pace * side / shapes.FPS
+  velocity = speed * heading / math.hypot(*heading)
+  if thing is not None:
+    t = int(np.isfinite(thing.places).all(1).argmax())
+    here = thing.places[t] - t * velocity
+  reach = shapes.SIZES[wanted["size"]] * shapes.extent(wanted["shape"]) * side
+  free = np.where(velocity > 0, size[::-1] - here, here) - reach
+  moves = velocity != 0
+  return float((free[moves] / np.abs(velocity[moves])).min())
 
 
 def score(
@@ -96,8 +128,9 @@ def score(
   """Reads a clip and compares it with its caption, as JSON can hold it.
 
   A clip longer than the `trained` frames is read in windows of this length;
-  `hits` are those of the first. The `given` frames were not generated and are
-  left out.
+  `hits` are those of the first. A window is `inside` as long as no object that
+  moves as asked would leave the frame in it. The `given` frames were not
+  generated and are left out.
 
   Raises:
     ConfigError: no caption of the dataset, or one of motion for a single frame.
@@ -114,8 +147,15 @@ def score(
   parts = [part for part in parts if len(part) >= max(3, trained // 2)] or [
     made
   ]
-  readings = [read(part, shapes.pace(trained)) for part in parts]
+  pace, wanted = shapes.pace(trained), asked["objects"]
+  readings = [read(part, pace) for part in parts]
+  things = [matched(wanted, reading) for reading in readings]
   windows = [hits(asked, reading) for reading in readings]
+  ends = np.cumsum([len(part) for part in parts])
+  stays = [math.inf] if not moves else [
+    leaves_after(o, thing, pace, made.shape[1:3])
+    for o, thing in zip(wanted, things[0], strict=True)
+  ]  # fmt: skip
   return {
     "prompt": caption,
     "frames": len(clip_THW3),
@@ -124,6 +164,8 @@ def score(
     "hits": windows[0],
     "all_correct": all(windows[0].values()),
     "windows": windows,
+    "inside": [True, *(bool(end - 1 <= min(stays)) for end in ends[1:])],
+    "color_change": [_color_change(things[0], later) for later in things],
   }
 
 
@@ -138,55 +180,69 @@ def as_json(reading: Reading) -> dict[str, Any]:
 def summary(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
   """Rates of a set of scored clips; each is a `Rate`, or a mean."""
   records = list(records)
-  rate = lambda found: Rate(sum(found), len(found))
-  right = lambda chosen: rate([r["all_correct"] for r in chosen])
+  right = lambda chosen: _rate([r["all_correct"] for r in chosen])
   groups = collections.defaultdict(list)
   for r in records:
     for kind in _classes(r):
       groups[kind].append(r)
   first = [r["read"][0] for r in records]
   things = [thing for reading in first for thing in reading["things"]]
-  mean = lambda values: float(np.mean(values)) if values else math.nan
   most = max(len(r["windows"]) for r in records)
   return {
     "attributes": {
-      a: rate([r["hits"][a] for r in records if a in r["hits"]])
+      a: _rate([r["hits"][a] for r in records if a in r["hits"]])
       for a in ATTRIBUTES
       if any(a in r["hits"] for r in records)
     },
     "all correct": right(records),
     "classes": {kind: right(groups[kind]) for kind in sorted(groups)},
-    "unasked": rate([_unasked(r) for r in records]),
-    "flicker": mean([reading["flicker"] for reading in first]),
-    "color drift": mean([thing["color_drift"] for thing in things]),
-    "shape drift": mean([thing["shape_drift"] for thing in things]),
-    "windows": [
-      {
-        "kept": rate([_kept(r["windows"][w]) for r in _reach(records, w)]),
-        "all correct": rate(
-          [all(r["windows"][w].values()) for r in _reach(records, w)]
-        ),
-        "color change": mean([_color_change(r, w) for r in _reach(records, w)]),
-      }
-      for w in range(most)
-    ],
+    "unasked": _rate([_unasked(r) for r in records]),
+    "flicker": _mean([reading["flicker"] for reading in first]),
+    "color drift": _mean([thing["color_drift"] for thing in things]),
+    "shape drift": _mean([thing["shape_drift"] for thing in things]),
+    "windows": [_window(records, w) for w in range(most)],
   }
 
 
-def _reach(records, window: int) -> list[dict[str, Any]]:
-  return [r for r in records if len(r["windows"]) > window]
+def _window(records, w: int) -> dict[str, Any]:
+  """Of the clips that are so long and whose objects would still be inside."""
+  long = [r for r in records if len(r["windows"]) > w]
+  inside = [r for r in long if r["inside"][w]]
+  kept = lambda chosen: [_kept(r, w) for r in chosen]
+  right = [all(r["windows"][w].values()) for r in inside]
+  changes = [r["color_change"][w] for r in inside]
+  return {
+    "kept": _rate(kept(inside)),
+    "still": _rate(kept(r for r in inside if _kept(r, 0))),
+    "all correct": _rate(right),
+    "color change": _mean([x for x in changes if x is not None]),
+  }
 
 
-def _color_change(record: dict[str, Any], window: int) -> float:
-  """Grey levels between the objects' colours in a window and in the first."""
-  first, later = (record["read"][w]["things"] for w in (0, window))
-  pairs = [(a["ink"], b["ink"]) for a, b in zip(first, later, strict=False)]
-  return float(np.mean([np.abs(np.subtract(*p)).mean() for p in pairs] or 0.0))
+def _color_change(first, later) -> float | None:
+  """Grey levels between objects' colours in two windows; None if in no object.
+
+  (A clip that has lost its object has none that could have kept its colour.)
+  """
+  pairs = [
+    np.subtract(a.ink, b.ink)
+    for a, b in zip(first, later, strict=True)
+    if a is not None and b is not None
+  ]
+  return float(np.abs(pairs).mean()) if pairs else None
 
 
-def _kept(found: dict[str, bool]) -> bool:
+def _rate(found: Sequence[bool]) -> Rate:
+  return Rate(sum(found), len(found))
+
+
+def _mean(values: Sequence[float]) -> float:
+  return float(np.mean(values)) if values else math.nan
+
+
+def _kept(record: dict[str, Any], window: int) -> bool:
   """Whether a window shows the object that was asked for, however it moves."""
-  return all(found[a] for a in KEPT)
+  return all(record["windows"][window][a] for a in KEPT)
 
 
 def _unasked(record: dict[str, Any]) -> bool:

@@ -239,9 +239,12 @@ def keep_manifest(
   process of several writes or finds the same.
 
   Raises:
-    ConfigError: the folder belongs to other prompts or settings.
+    ConfigError: the folder belongs to other prompts or settings, or holds clips
+      of which none are known.
   """
   path = manifest_path(out)
+  # asked first: another process makes clips only after it has written the file
+  begun = next((clip.path for clip in clips if clip.path.exists()), None)
   wanted = {
     "benchmark": name,
     **settings,
@@ -269,6 +272,11 @@ def keep_manifest(
         "go on as before, or name another folder."
       )
     return
+  if begun:
+    raise ConfigError(
+      f"{begun} is there, but not {path}, which says what it was made with; "
+      "put that file back, or name another folder."
+    )
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
   beside.write_text(json.dumps(wanted, indent=1, ensure_ascii=False))

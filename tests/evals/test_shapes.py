@@ -1,5 +1,7 @@
 """The oracle reads what a clip shows, and nothing that it does not show."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -216,6 +218,56 @@ def test_a_long_clip_is_scored_in_windows_of_the_training_length():
   record["combination"] = "seen pairs"
   found = summary([record])["windows"]
   assert [w["kept"].hits for w in found] == [1, 1, 0]
+
+
+def longer(item: dict, background: str, frames: int) -> np.ndarray:
+  """The clip of an object that moves on after the training length."""
+  scene = {"background": background, "objects": [item]}
+  return shapes._paint(scene, frames, 64, 64)
+
+
+@pytest.mark.parametrize("speed", shapes.SPEEDS)
+def test_an_object_that_leaves_as_asked_is_not_missed(speed):
+  clips = [shapes.render(i, 3) for i in range(24)]
+  clips = [c for c in clips if f"moves {speed}" in c.caption][:6]
+  records = []
+  for clip in clips:
+    item, scene = clip.attributes["objects"][0], clip.attributes
+    video = longer(item, scene["background"], 65)
+    record = score(clip.caption, video, trained=17)
+    assert record["inside"][:1] == [True]
+    assert record["inside"] == sorted(record["inside"], reverse=True)
+    records.append({"combination": "seen pairs", **record})
+  found = summary(records)["windows"]
+  for w in found:
+    assert w["kept"].hits == w["kept"].n
+    assert not w["kept"].n or w["color change"] < 1
+    assert w["still"] == w["kept"]
+  most = {"slowly": 4, "quickly": 1}[speed]  # windows that hold its way
+  assert found[most - 1]["kept"].n
+  assert all(w["kept"].n == 0 for w in found[most:])
+
+
+def test_a_lost_object_has_kept_no_colour():
+  clip = next(c for c in ONE if "slowly" in c.caption)
+  whole = np.concatenate([clip.video, plain()[:9]])
+  record = score(clip.caption, whole, trained=9)
+  assert record["color_change"] == [0, None]
+  record["combination"] = "seen pairs"
+  assert math.isnan(summary([record])["windows"][1]["color change"])
+
+
+def test_colours_are_compared_object_by_object():
+  clip = TWO[0]
+  items = clip.attributes["objects"]
+  later = {**clip.attributes, "objects": [  # each where the other was
+    {**a, "start": b["start"], "velocity": b["velocity"]}
+    for a, b in zip(items, items[::-1], strict=True)
+  ]}  # fmt: skip
+  again = shapes._paint(later, *clip.video.shape[:3])
+  whole = np.concatenate([clip.video, again])
+  record = score(clip.caption, whole, trained=len(clip.video))
+  assert record["color_change"] == pytest.approx([0, 0], abs=3)
 
 
 def test_given_frames_are_not_scored():

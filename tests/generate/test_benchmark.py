@@ -133,6 +133,10 @@ def test_a_folder_is_continued_with_the_same_prompts_and_settings(tmp_path):
     benchmark.keep_manifest(out, "vbench", clips, {**settings, "seed": 4})
   with pytest.raises(ConfigError, match=r"begun otherwise \(other prompts\)"):
     benchmark.keep_manifest(out, "vbench", clips[1:], settings)
+  benchmark.manifest_path(out).unlink()
+  clips[2].path.write_bytes(b"made with something")
+  with pytest.raises(ConfigError, match=r"a cat-2\.mp4 is there, but not "):
+    benchmark.keep_manifest(out, "vbench", clips, settings)
   benchmark.manifest_path(out).write_text('{"clips": [')
   with pytest.raises(ConfigError, match=r"out\.json is not whole"):
     benchmark.read_manifest(out)
