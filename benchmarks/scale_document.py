@@ -191,7 +191,8 @@ Hours reach from all overlapping to nothing overlapping, with efficiencies that
 are assumed, not measured, as shares of the published peaks:
 {{efficiency}}.
 Data: assumed clips at the sizes and durations of the configs, prompts of 62 +-
-30 tokens. Kernels are those of `config.model.attention=auto`.
+30 tokens. Kernels are those of `config.model.attention=auto`. Of a GPU's memory
+{{share}} counts, which JAX takes where `launch/slurm.sh` starts it.
 v5p-128 is counted in cores, as Google does: 64 chips. The estimates are for
 this code's packed rows, do not include loading data, saving or restarts, and a
 real run will not reach them all the time.
@@ -267,6 +268,7 @@ def write() -> None:
   values = {
     "how": how(),
     "efficiency": estimate.Efficiency(),
+    "share": f"{chips.GPU_SHARE:.0%}",
     "tables": tables(),
     "choices": choices(),
     "prompt": scale_published.PROMPT,

@@ -44,18 +44,29 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
       cannot be split over the slices.
   """
   devices = jax.devices() if devices is None else list(devices)
-  shape = [getattr(config, axis) for axis in MESH_AXES]
-  if shape.count(-1) == 1:
-    rest = int(np.prod([n for n in shape if n != -1]))
-    shape[shape.index(-1)] = max(len(devices) // rest, 1)
+  axes = mesh_shape(config, len(devices))
+  shape = tuple(axes.values())
   if -1 in shape or int(np.prod(shape)) != len(devices):
     raise ConfigError(
-      f"config.mesh {dict(zip(MESH_AXES, shape, strict=True))} needs "
-      f"{int(np.prod(shape))} devices; there are {len(devices)}. Change one "
-      "axis, or set one of them to -1 to take what the others leave."
+      f"config.mesh {axes} needs {int(np.prod(shape))} devices; there are "
+      f"{len(devices)}. Change one axis, or set one of them to -1 to take what "
+      "the others leave."
     )
-  grid = arrange(devices, tuple(shape))
+  grid = arrange(devices, shape)
   return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def mesh_shape(config: MeshConfig, devices: int) -> dict[str, int]:
+  """The axes on so many devices; one that is -1 has what the others leave.
+
+  They need not multiply to the number of devices; `make_mesh` asks for that.
+  """
+  shape = {axis: getattr(config, axis) for axis in MESH_AXES}
+  free = [axis for axis, n in shape.items() if n == -1]
+  if len(free) == 1:
+    rest = int(np.prod([n for n in shape.values() if n != -1]))
+    shape[free[0]] = max(devices // max(rest, 1), 1)
+  return shape
 
 
 def make_local_mesh(config: MeshConfig) -> Mesh:
@@ -86,7 +97,12 @@ def arrange(devices: Any, shape: tuple[int, ...]) -> np.ndarray:
   Raises:
     ConfigError: data cannot be split over the slices.
   """
-  slices = len({getattr(d, "slice_index", 0) for d in devices})
+  slice_of = lambda device: getattr(device, "slice_index", 0)
+  slices = len({slice_of(d) for d in devices})
+  if slices > 1 and devices[0].platform != "tpu":
+    # XLA calls each node of GPUs a slice; any axis may go over their network
+    near = sorted(devices, key=lambda d: (slice_of(d), d.id))
+    return np.array(near).reshape(shape)
   # a mesh axis may take a part of a dimension of a TPU's torus
   if slices == 1:
     return mesh_utils.create_device_mesh(

@@ -31,6 +31,7 @@ def test_one_axis_may_take_the_devices_that_are_left(shape, found):
     ((3, 1, 1, 1), r"'data': 3.* needs 3 devices; there are 8\. Change one"),
     ((3, -1, 1, 1), r"'fsdp': 2.* needs 6 devices; there are 8"),
     ((16, -1, 1, 1), r"needs 16 devices; there are 8"),
+    ((0, -1, 1, 1), r"needs 0 devices; there are 8"),
     ((-1, -1, 1, 1), r"set one of them to -1"),
   ],
 )
@@ -95,6 +96,24 @@ def test_only_data_goes_from_slice_to_slice():
     ConfigError, match=r"data 1 is not a multiple of the 2 slices; only data"
   ):
     sharding.arrange(chips, (1, 4, 2, 1))
+
+
+class Gpu:
+  """A GPU of one of several nodes, which XLA calls slices."""
+
+  platform, device_kind = "gpu", "NVIDIA H100 80GB HBM3"
+
+  def __init__(self, number, slice_index):
+    self.id, self.slice_index = number, slice_index
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 1, 1), (2, 2, 2, 1), (1, 2, 4, 1)])
+def test_any_axis_may_go_from_node_to_node_of_gpus(shape):
+  gpus = [Gpu(i, i % 2) for i in range(8)]
+  grid = sharding.arrange(gpus[::-1], shape)
+  assert grid.shape == shape
+  # neighbours along the last axes stay in a node
+  assert [gpu.id for gpu in grid.flat] == [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool("markdown", False, "Print tables in Markdown.")
 flags.DEFINE_float(
-  "hbm_gib", None, "Limit in place of the chip's memory.", lower_bound=1e-6
+  "hbm_gib", None, "Limit in place of the memory there is.", lower_bound=1e-6
 )
 flags.DEFINE_list(
   "stages", [], "Config files of the curriculum's other stages: their days."

@@ -46,6 +46,12 @@ LEAVING = 60
 log = logging.getLogger("pyramid_jax.processes")
 
 
+class MeetingError(UserError):
+  """What knows of the other processes did not tell; started anew, it may."""
+
+  exit_code = 3
+
+
 def start(preemption: bool = True) -> None:
   """Meets the other processes, if there are any; before JAX finds devices.
 
@@ -55,7 +61,8 @@ def start(preemption: bool = True) -> None:
       does not end a process by itself.
 
   Raises:
-    UserError: flags that do not belong together, or nobody to meet.
+    UserError: flags that do not belong together, or nothing that tells of the
+      others; a MeetingError if that does not answer.
   """
   told = [F.coordinator, F.processes, F.process]
   if any(x is not None for x in told) and None in told:
@@ -120,7 +127,9 @@ def _meet(jax) -> None:
       else "Where no TPU pod, SLURM or GKE tells it, give --coordinator, "
       "--processes and --process."
     )
-    raise UserError(
+    # of JAX a ValueError is a lack of flags; who does not come in time, aborts
+    kind = UserError if isinstance(error, ValueError) else MeetingError
+    raise kind(
       f"the other processes were not found ({error}). {hint}"
     ) from error
 

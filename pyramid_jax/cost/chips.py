@@ -15,6 +15,10 @@ GIB = 2**30
 GOOGLE = "https://docs.cloud.google.com/tpu/docs/"
 DGX_A100 = "https://images.nvidia.com/aem-dam/Solutions/Data-Center/nvidia-dgx-a100-datasheet.pdf"  # noqa: E501
 DGX_H100 = "https://resources.nvidia.com/en-us-dgx-systems/ai-enterprise-dgx"
+H200 = "https://www.nvidia.com/en-us/data-center/h200/"
+# Of a GPU's memory, what JAX takes for programs where launch/slurm.sh starts
+# them; CUDA and NCCL need some of the rest.
+GPU_SHARE = 0.92
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +68,12 @@ CHIPS = {
          GOOGLE + "tpu7x", devices=2),
     Chip("a100", 312e12, 80e9, 2039e9, 300e9, 25e9, 8, _GPU, DGX_A100),
     Chip("h100", 989e12, 80e9, 3350e9, 450e9, 50e9, 8, _GPU, DGX_H100),
+    Chip("h200", 989e12, 141e9, 4800e9, 450e9, 50e9, 8, _GPU, H200),
   )
 }  # fmt: skip
 
-# what JAX calls the devices (`device_kind`), by the start of it
+# what JAX calls the devices (`device_kind`), by the start of it; the PCIe and
+# NVL models of a GPU have other peaks, which the table lacks
 KINDS = {
   "TPU v4": "v4",
   "TPU v5 lite": "v5e",
@@ -77,7 +83,9 @@ KINDS = {
   "TPU v6e": "v6e",
   "TPU7x": "tpu7x",
   "NVIDIA A100": "a100",
-  "NVIDIA H100": "h100",
+  "NVIDIA H100 80GB HBM3": "h100",
+  "NVIDIA H200 NVL": "",
+  "NVIDIA H200": "h200",
 }
 
 
@@ -85,7 +93,7 @@ def of_kind(device_kind: str) -> Chip | None:
   """The chip that JAX calls so; None if its peaks are not in the table."""
   for start, name in KINDS.items():
     if device_kind.startswith(start):
-      return CHIPS[name]
+      return CHIPS.get(name)
   return None
 
 
@@ -121,6 +129,13 @@ class Target:
   def fast(self) -> int:
     """Devices that are joined by the fast network."""
     return min(self.devices, self.chip.island) if self.chip else self.devices
+
+  @property
+  def memory(self) -> float:
+    """Bytes of a device that a program may take; no limit is known of a CPU."""
+    if self.chip is None:
+      return math.inf
+    return self.chip.hbm * (GPU_SHARE if self.platform == "cuda" else 1)
 
   def __str__(self) -> str:
     many = f"{self.slices} slices of " if self.slices > 1 else ""

@@ -129,7 +129,7 @@ def compile_job(
   if compiled is None:
     found = _exhausted(message, sum(parts.values()), program.jaxpr, size)
   else:
-    found = _read(compiled, limit)
+    found = _read(compiled, limit, target.fast)
   return Compiled(
     name=job.name,
     parts=parts,
@@ -153,7 +153,7 @@ def _exhausted(message: str, arguments: float, jaxpr, size: int) -> dict:
   )  # fmt: skip
 
 
-def _read(compiled, limit: float) -> dict:
+def _read(compiled, limit: float, island: int) -> dict:
   """What a compiled program says of itself."""
   module = Module(_text(compiled))
   memory = compiled.memory_analysis()
@@ -170,7 +170,7 @@ def _read(compiled, limit: float) -> dict:
     largest=module.largest() if total > limit else [],
     counted=float((compiled.cost_analysis() or {}).get("flops", math.nan)),
     traffic=module.traffic(),
-    collectives=module.collectives(),
+    collectives=module.collectives(island),
   )
 
 

@@ -5,11 +5,11 @@ at hand to measure them. The step is taken to last as long as its slowest part;
 `Estimate.serial` is the other end, nothing overlapping.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pyramid_jax import sharding
 from pyramid_jax.config import Config
 from pyramid_jax.cost import flops
 from pyramid_jax.cost.chips import Chip, Target
@@ -111,11 +111,12 @@ def split(
 ) -> tuple[float, float]:
   """Bytes sent over the fast and over the slow network.
 
-  A group larger than what the fast network joins is as slow as the slow one.
+  A group with members that the fast network does not join is as slow as the
+  slow one, however small it is.
   """
   fast = slow = 0.0
   for c in collectives:
-    if (c.group or target.devices) > target.fast:
+    if c.far or (c.group or target.devices) > target.fast:
       slow += c.sent
     else:
       fast += c.sent
@@ -212,7 +213,8 @@ def by_formula(
     "data": 2 * 4 * parameters / mesh["fsdp"],
   }
   fast = slow = 0.0
-  reach = 1  # devices that the axes up to this one join, innermost first
+  # devices that the axes up to this one join, innermost first
+  reach = mesh["sequence"]
   for axis in ("tensor", "fsdp", "data"):
     reach *= mesh[axis]
     size = sent[axis] * (mesh[axis] - 1) / mesh[axis]
@@ -225,7 +227,4 @@ def by_formula(
 
 def mesh_of(config: Config, target: Target) -> dict[str, int]:
   """The axes of the config's mesh on a machine."""
-  mesh = dataclasses.asdict(config.mesh)
-  free = [axis for axis, n in mesh.items() if n == -1]
-  rest = math.prod(n for n in mesh.values() if n != -1)
-  return mesh | {axis: target.total // rest for axis in free}
+  return sharding.mesh_shape(config.mesh, target.total)

@@ -32,6 +32,12 @@ device_description_str: "NVIDIA A100-SXM4-80GB"
   shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 } }
 device_description_str: "NVIDIA H100 80GB HBM3"
 """,
+  # an H100 with other memory; the compiler schedules for 80 GB of it
+  "h200": """shared_memory_per_core: 233472 core_count: 132 fpus_per_core: 128
+  memory_bandwidth: 4800000000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
+  shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 } }
+device_description_str: "NVIDIA H200"
+""",
 }
 NODE = 8  # GPUs of a machine
 

@@ -8,8 +8,10 @@ import collections
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 COLLECTIVES = (
   "all-gather",
@@ -69,6 +71,7 @@ class Collective(NamedTuple):
     size: bytes of its larger side: what an all-gather gives, what a
       reduce-scatter takes.
     sent: bytes that a device sends, as a ring does it.
+    far: whether a group has members in several islands.
   """
 
   kind: str
@@ -76,6 +79,7 @@ class Collective(NamedTuple):
   count: float
   size: float
   sent: float
+  far: bool = False
 
 
 def bytes_of(shape: str, vector_memory: bool = True) -> float:
@@ -146,38 +150,47 @@ class Module:
     ]
     return max(bounds, default=1)
 
-  def collectives(self) -> list[Collective]:
-    """What the devices exchange in a step, by kind and group."""
+  def collectives(self, island: float = math.inf) -> list[Collective]:
+    """What the devices exchange in a step, by kind and group.
+
+    `island`: devices with neighbouring numbers that the fast network joins.
+    """
     total = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     for name, times in self.runs():
       for line in self.computations.get(name, ()):
-        for kind, size, group in self._exchanges(line):
-          entry = total[kind, group]
+        for kind, size, found in self._exchanges(line):
+          group = max(map(len, found), default=0)
+          entry = total[kind, group, is_far(found, island)]
           share = (group - 1) / group if group else 1.0
           entry[0] += times
           entry[1] += times * size
           entry[2] += times * size * share * (2 if kind == "all-reduce" else 1)
-    return [Collective(*k, *v) for k, v in sorted(total.items())]
+    return [
+      Collective(kind, group, *sums, far)
+      for (kind, group, far), sums in sorted(total.items())
+    ]
 
-  def _exchanges(self, line: Line) -> Iterator[tuple[str, float, int]]:
-    """(kind, bytes, devices of a group) of an instruction or a fusion's."""
+  def _exchanges(
+    self, line: Line
+  ) -> Iterator[tuple[str, float, list[list[int]]]]:
+    """(kind, bytes, groups) of an instruction or a fusion's."""
     kind = line.kind.removesuffix("-start")
     if kind in COLLECTIVES:
-      size, group = bytes_of(line.shape), group_size(line.rest)
+      size, found = bytes_of(line.shape), groups(line.rest)
       if kind in ASYNC and line.kind.endswith("-start"):
         # of all that is sent together: (operands, results, signals)
         size = max(map(bytes_of, _members(line.shape)))
       elif kind == "reduce-scatter":
-        size *= group
-      yield kind, size, group
+        size *= max(map(len, found), default=0)
+      yield kind, size, found
     elif line.kind == "fusion":
       inside = [x for c in self.called(line) for x in self.computations[c]]
       # TPUs: an all-reduce of which each keeps a part
       sliced = any(x.root and x.kind == "dynamic-slice" for x in inside)
       for x in inside:
-        for kind, size, group in self._exchanges(x):
+        for kind, size, found in self._exchanges(x):
           whole = kind == "all-reduce" and sliced
-          yield ("reduce-scatter" if whole else kind), size, group
+          yield ("reduce-scatter" if whole else kind), size, found
 
   def traffic(self) -> float:
     """Bytes that a device reads from and writes to its HBM in a step."""
@@ -311,15 +324,63 @@ def _members(shape: str) -> list[str]:
   return members
 
 
-def group_size(attributes: str) -> int:
-  """Devices that exchange with each other; 0 if it is not said."""
-  if m := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-    return len(m[1].split(","))
-  if m := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):
-    return int(m[2])
-  mesh = r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}"
-  if m := re.search(mesh, attributes):
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", m[1]))
-    names = re.findall(r"'(\w+)'", m[2])
-    return math.prod(int(sizes[n]) for n in names)
-  return 0
+def is_far(found: Sequence[Sequence[int]], island: float) -> bool:
+  """Whether a group has members in several islands of so many devices."""
+  return any(len({device // island for device in group}) > 1 for group in found)
+
+
+_IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
+_LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]+\})\}")
+_RANGE = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=" + _IOTA)
+_MESH = re.compile(
+  r"replica_groups=mesh\[([^\]]*)\]"
+  rf"(?:, device_ids=\((?:{_IOTA}|([\d,]+))\))? \{{([^}}]*)\}}"
+)
+
+
+def groups(attributes: str) -> list[list[int]]:
+  """The devices that exchange with each other; none if it is not said."""
+  if m := _LISTS.search(attributes):
+    return [_numbers(g) for g in re.findall(r"\{([\d,]+)\}", m[1])]
+  if m := _RANGE.search(attributes):
+    return _permuted(m[3], m[4]).reshape(int(m[1]), int(m[2])).tolist()
+  if m := _MESH.search(attributes):
+    sizes = {n: int(k) for n, k in re.findall(r"'(\w+)'=(\d+)", m[1])}
+    devices = np.arange(math.prod(sizes.values()))
+    if m[2]:
+      devices = _permuted(m[2], m[3])
+    elif m[4]:
+      devices = np.array(_numbers(m[4]))
+    return _along(sizes, devices, m[5])
+  return []
+
+
+def _numbers(text: str) -> list[int]:
+  return [int(n) for n in text.split(",")]
+
+
+def _permuted(shape: str, order: str | None) -> np.ndarray:
+  """0, 1, ... in a shape whose dimensions then change their order."""
+  dims = _numbers(shape)
+  numbers = np.arange(math.prod(dims)).reshape(dims)
+  return numbers.transpose(_numbers(order) if order else None).ravel()
+
+
+def _along(
+  sizes: dict[str, int], devices: np.ndarray, axes: str
+) -> list[list[int]]:
+  """Groups of a mesh's devices that differ along some axes alone.
+
+  An axis may be a part of one: "'x':(2)3" are the 3 steps in each of 2 parts.
+  """
+  shape = tuple(sizes.values())
+  place = np.indices(shape).reshape(len(shape), -1)
+  for name, before, count in re.findall(r"'(\w+)'(?::\((\d+)\)(\d+))?", axes):
+    step = 1
+    if count:
+      step = sizes[name] // (int(before) * int(count))
+    here = place[list(sizes).index(name)]
+    here -= here // step % int(count or sizes[name]) * step
+  key = np.ravel_multi_index(tuple(place), shape)
+  count = len(np.unique(key))
+  return devices[np.argsort(key, kind="stable")].reshape(count, -1).tolist()

@@ -58,14 +58,14 @@ def make(
     config: of the run.
     target: the machine.
     generate: the sampler's programs in place of the training step.
-    limit: bytes of HBM; by default the chip's.
+    limit: bytes of HBM; by default what the target's devices have.
     quick: see `compile_job`.
 
   Raises:
     ConfigError: see `compile.devices`, `jobs` and `sharding.make_mesh`.
   """
   if limit is None:
-    limit = target.chip.hbm if target.chip else math.inf
+    limit = target.memory
   local = one_slice(config, target.slices)
   mesh = sharding.make_mesh(local.mesh, devices(target))
   whole = dict(mesh.shape)
@@ -90,6 +90,7 @@ def suited(config: Config, target: Target) -> Config:
   mesh, rows = estimate.mesh_of(config, target), config.latents.rows
   batch = mesh["data"] * mesh["fsdp"]
   free = -1 in (config.mesh.data, config.mesh.fsdp)
+  free = free and math.prod(mesh.values()) == target.total
   if config.kind != "dit" or not free or rows % batch == 0:
     return config
   for share in range(2, batch + 1):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pyramid_jax.config import Config
 from pyramid_jax.cost import estimate
-from pyramid_jax.cost.chips import GIB
+from pyramid_jax.cost.chips import GIB, GPU_SHARE
 from pyramid_jax.cost.plan import Plan
 
 Lines = list[tuple[str, str]]
@@ -69,6 +69,11 @@ def _memory(plan: Plan) -> Lines:
     ("HBM a device", ", ".join(parts)),
     ("in all", f"{_gib(c.total)} {limit} GiB: {verdict}"),
   ]
+  if c.limit == plan.target.memory and plan.target.platform == "cuda":
+    out.append(
+      ("", f"{GPU_SHARE:.0%} of the memory: set "
+       f"XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE}, as launch/slurm.sh does")
+    )  # fmt: skip
   for size, shape, what in c.largest:
     out.append(("large", f"{_gib(size)} GiB  {shape}  {what}"))
   return out
@@ -108,8 +113,8 @@ def _network(plan: Plan) -> Lines:
   out = [
     (
       "collectives" if not i else "",
-      f"{c.kind} over {c.group or 'all'}: {c.count:g} times, {c.size:.3g} "
-      f"bytes, {c.sent:.3g} sent by a device",
+      f"{c.kind} over {c.group or 'all'}{' of several nodes' * c.far}: "
+      f"{c.count:g} times, {c.size:.3g} bytes, {c.sent:.3g} sent by a device",
     )
     for i, c in enumerate(plan.compiled.collectives)
   ]

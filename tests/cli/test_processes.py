@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import yaml
 
+from pyramid_jax.cli import config as config_flag
+from pyramid_jax.cost import chips
 from tests import tiny
-from tests.commands import SERVER, refused
+from tests.commands import SERVER, refused, run
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 
@@ -123,6 +125,25 @@ def test_processes_that_cannot_meet_are_told(tmp_path, flags, message):
   assert not list(tmp_path.iterdir())
 
 
+def nobody_tells():
+  """Stands for a server of the machines that does not answer."""
+  import jax
+
+  def ask(*args, **kwargs):
+    raise RuntimeError("Getting metadata['accelerator-type'] failed")
+
+  jax.distributed.initialize = ask
+
+
+def test_a_server_that_does_not_answer_is_worth_another_start(tmp_path):
+  ended = run(
+    "train", f"config={tiny.__file__}", f"workdir={tmp_path}/run",
+    "distributed", before=nobody_tells,
+  )  # fmt: skip
+  assert ended.code == 3  # a mistake's is 2
+  assert "not found (Getting metadata['accelerator-type'] failed)" in ended.err
+
+
 @pytest.mark.parametrize("script", sorted(LAUNCH.glob("*.sh")), ids=str)
 def test_scripts_parse(script):
   subprocess.run(["bash", "-n", script], check=True)
@@ -142,7 +163,16 @@ def test_every_launcher_starts_the_same_command_with_flags_that_it_has():
   (job,) = jobs["replicatedJobs"]
   job = job["template"]["spec"]
   assert job["completions"] == job["parallelism"]
+  # a mistake, exit code 2, is not started anew
+  (rule,) = jobs["failurePolicy"]["rules"]
+  assert rule["action"] == "FailJobSet"
+  assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+  (rule,) = job["podFailurePolicy"]["rules"]
+  assert rule["action"] == "FailJob"
   (container,) = job["template"]["spec"]["containers"]
+  assert rule["onExitCodes"] == {
+    "containerName": container["name"], "operator": "In", "values": [2],
+  }  # fmt: skip
   assert container["command"][:2] == ["pyramid-train", "--distributed"]
   assert flags_of(" ".join(container["command"])) <= known
   mounted = {m["name"] for m in container["volumeMounts"]}
@@ -154,6 +184,61 @@ def test_every_launcher_starts_the_same_command_with_flags_that_it_has():
     )  # fmt: skip
     assert '"$@"' in start or "$arguments" in start
     assert flags_of(start) <= known and flags_of(start)
+
+
+@pytest.mark.parametrize("name", ["gke.yaml", "tpu_pod.sh", "slurm.sh"])
+def test_a_launchers_example_is_a_run_that_needs_no_other(name):
+  text = (LAUNCH / name).read_text()
+  (path,) = re.findall(r"--config=(\S+)", text)
+  (data,) = re.findall(r"--data=(\S+)", text)
+  config = config_flag.read(str(LAUNCH.parent / path))
+  assert not config.train.init
+  sources = [source.path for source in config.latents.sources]
+  assert [data.removeprefix("/mnt").removeprefix("/shared/")] == sources
+
+
+def launched(tmp_path, script, stand_in, program, **environment):
+  """What a launcher starts, where `program` stands for one it cannot."""
+  folder = tmp_path / "stand-ins"
+  folder.mkdir()
+  (folder / stand_in).write_text(f"#!/bin/bash\n{program}\n")
+  (folder / stand_in).chmod(0o755)
+  return subprocess.run(
+    ["bash", LAUNCH / script, "--config=a b.py"],
+    env={"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    | environment,
+    check=True, capture_output=True, text=True,
+  ).stdout.splitlines()  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["pyramid_jax/.venv/bin", ".local/bin"])
+def test_a_tpu_pods_hosts_find_what_is_installed_there(tmp_path, place):
+  (tmp_path / "pyramid_jax").mkdir()
+  (tmp_path / place).mkdir(parents=True)
+  command = tmp_path / place / "pyramid-train"
+  command.write_text('#!/bin/bash\npwd\nprintf "%s\\n" "$@"\n')
+  command.chmod(0o755)
+  remote = 'cd; last="${*: -1}"; exec bash -c "${last#--command=}"'
+  found = launched(
+    tmp_path, "tpu_pod.sh", "gcloud", remote, TPU="pod", ZONE="zone"
+  )
+  assert found == [
+    str(tmp_path / "pyramid_jax"), "--distributed", "--config=a b.py",
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [None, "0.5"])
+def test_slurm_tells_each_process_of_its_cores_and_memory(tmp_path, given):
+  environment = {"SLURM_CPUS_PER_TASK": "7"}
+  if given:
+    environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = given
+  memory, *arguments = launched(
+    tmp_path, "slurm.sh", "srun",
+    'printf "%s\\n" "$XLA_PYTHON_CLIENT_MEM_FRACTION" "$@"', **environment,
+  )  # fmt: skip
+  assert memory == given or float(memory) == chips.GPU_SHARE
+  assert "--cpus-per-task=7" in arguments
+  assert arguments[-3:] == ["pyramid-train", "--distributed", "--config=a b.py"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["two"], ["--config=a.py"]])

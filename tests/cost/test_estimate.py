@@ -1,11 +1,17 @@
 """The roofline's arithmetic, by hand."""
 
 import dataclasses
+import math
 
 import pytest
 
-from pyramid_jax.config import Config, ConfigError, LatentDataConfig
-from pyramid_jax.cost import chips, estimate
+from pyramid_jax.config import (
+  Config,
+  ConfigError,
+  LatentDataConfig,
+  MeshConfig,
+)
+from pyramid_jax.cost import chips, estimate, gpu_targets
 from pyramid_jax.cost.flops import Flops
 from pyramid_jax.cost.hlo import Collective
 from pyramid_jax.cost.workload import Workload
@@ -35,6 +41,8 @@ def test_groups_larger_than_the_fast_network_send_over_the_slow_one():
   small = Collective("all-gather", 8, 1, 8.0, 7.0)
   large = Collective("all-reduce", 16, 1, 16.0, 30.0)
   assert estimate.split([small, large], target) == (7.0, 30.0)
+  apart = small._replace(far=True)  # one member in each island
+  assert estimate.split([small, apart], target) == (7.0, 7.0)
   assert estimate.between_slices(12.0, 3) == 2 * 12 * 2 / 3
 
 
@@ -67,6 +75,19 @@ def test_a_topology_that_is_none_is_told(topology, platform, message):
     chips.target(topology, platform)
 
 
+def test_of_a_gpus_memory_a_share_is_planned_for():
+  memory = lambda topology: chips.target(topology).memory
+  assert memory("v5p:2x2x2") == chips.CHIPS["v5p"].hbm
+  assert memory("h100:8") == 0.92 * 80e9
+  assert memory("cpu:8") == math.inf
+
+
+def test_every_gpu_is_described_to_the_compiler():
+  gpus = {name for name in chips.CHIPS if chips.target(f"{name}:8").platform
+          == "cuda"}  # fmt: skip
+  assert gpus == gpu_targets.OWN.keys()
+
+
 def test_every_chip_names_its_source():
   for chip in chips.CHIPS.values():
     assert chip.source.startswith("https://")
@@ -87,3 +108,15 @@ def test_by_formula_remat_that_keeps_matmuls_recomputes_none():
 
   assert dense("matmuls") == dense("none") < dense("attention")
   assert dense("attention") == dense("layer") < 1.4 * dense("none")
+
+
+def test_by_formula_an_axis_around_the_sequence_reaches_further():
+  row = Workload(1.0, 1000.0, 50.0, 1e6, 2e6, "")
+
+  def network(sequence):
+    mesh = MeshConfig(fsdp=8, sequence=sequence, data=-1)
+    config = Config(latents=LatentDataConfig(rows=16), mesh=mesh)
+    return estimate.by_formula(config, row, chips.target("h100:16"))[0].network
+
+  # 8 devices of fsdp lie in one node, or in every second place of two
+  assert network(2) > 5 * network(1)

@@ -31,7 +31,7 @@ def test_collectives_in_a_loop_count_as_often_as_it_runs(mesh):
   )
   (found,) = compiled(f, jnp.ones((4, 256))).collectives()
   size = 6 * 256 * 4
-  assert found == ("all-reduce", 4, 6.0, size, 2 * size * 3 / 4)
+  assert found == ("all-reduce", 4, 6.0, size, 2 * size * 3 / 4, False)
 
 
 def test_gathering_what_is_split_is_an_all_gather(mesh):
@@ -40,7 +40,7 @@ def test_gathering_what_is_split_is_an_all_gather(mesh):
   f = lambda x: jax.lax.with_sharding_constraint(2 * x, place())
   (found,) = compiled(f, x).collectives()
   size = 8 * 128 * 4
-  assert found == ("all-gather", 4, 1.0, size, size * 3 / 4)
+  assert found == ("all-gather", 4, 1.0, size, size * 3 / 4, False)
 
 
 def test_traffic_counts_a_loops_body_as_often_as_it_runs():
@@ -92,18 +92,63 @@ ENTRY %main (s: bf16[9,64,8], t: f32[9,64,8], i: s32[]) -> f32[9,64,8] {
 
 
 @pytest.mark.parametrize(
-  "groups, size",
+  "text, found",
   [
-    ("replica_groups={{0,1,2},{3,4,5}}, x", 3),
-    ("replica_groups=[4,8]<=[32]", 8),
-    ("replica_groups=[4,8]<=[8,4]T(1,0)", 8),
-    ("replica_groups=mesh['x'=2,'y'=4,'z'=3] {'x','z'}, dimensions={1}", 6),
-    ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", 4),
-    ("channel_id=1", 0),
+    ("replica_groups={{0,1,2},{3,4,5}}, x", [[0, 1, 2], [3, 4, 5]]),
+    ("replica_groups=[2,3]<=[6]", [[0, 1, 2], [3, 4, 5]]),
+    ("replica_groups=[3,2]<=[2,3]T(1,0)", [[0, 3], [1, 4], [2, 5]]),
+    (
+      "replica_groups=mesh['x'=2,'y'=2,'z'=2] {'x','z'}, dimensions={1}",
+      [[0, 1, 4, 5], [2, 3, 6, 7]],
+    ),
+    (
+      "replica_groups=mesh['x'=2,'y'=3], device_ids=([3,2]T(1,0)) {'x'}",
+      [[0, 1], [2, 3], [4, 5]],
+    ),
+    (
+      "replica_groups=mesh['x'=2,'y'=2], device_ids=(0,3,1,2) {'y'}, x",
+      [[0, 3], [1, 2]],
+    ),
+    ("replica_groups=mesh['x'=8] {'x':(2)2}", [[0, 2], [1, 3], [4, 6], [5, 7]]),
+    ("replica_groups={}, channel_id=1", []),
+    ("channel_id=1", []),
   ],
 )
-def test_the_size_of_a_group_is_read_in_every_form(groups, size):
-  assert hlo.group_size(groups) == size
+def test_groups_are_read_in_every_form(text, found):
+  assert hlo.groups(text) == found
+
+
+@pytest.mark.parametrize(
+  "text, far",
+  [
+    ("{{0,1,2,3},{4,5,6,7}}", False),
+    ("{{0,4},{1,5},{2,6},{3,7}}", True),
+    ("[2,4]<=[8]", False),
+    ("[4,2]<=[2,4]T(1,0)", True),
+    ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", False),
+    ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", True),
+  ],
+)
+def test_a_small_group_may_have_members_in_several_islands(text, far):
+  module = hlo.Module(
+    "ENTRY %main (a: f32[16]) -> f32[16] {\n"
+    f"  %x = f32[16]{{0}} all-reduce(%a), replica_groups={text}, to_apply=%s\n"
+    "}\n"
+  )
+  (found,) = module.collectives(island=4)
+  assert found.far == far and found.group == len(hlo.groups(
+    f"replica_groups={text}"
+  )[0])  # fmt: skip
+
+
+def test_devices_are_numbered_as_they_lie_in_the_mesh(mesh):
+  spec = PartitionSpec(("a", "b"))
+  body = lambda x: jax.lax.psum(x, "a") + jax.lax.pmax(x, "b")
+  f = jax.shard_map(
+    body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+  )
+  found = compiled(f, jnp.ones((8, 4))).collectives(island=4)
+  assert [(c.group, c.far) for c in found] == [(2, True), (4, False)]
 
 
 def test_tpu_layouts_and_reduced_scatters_are_read():
@@ -120,7 +165,8 @@ def test_tpu_layouts_and_reduced_scatters_are_read():
     "calls=%scatter\n"
     "}\n"
   )
-  assert module.collectives() == [("reduce-scatter", 4, 1.0, 128.0, 96.0)]
+  (found,) = module.collectives()
+  assert found == ("reduce-scatter", 4, 1.0, 128.0, 96.0, False)
   assert module.traffic() == 128.0  # the result stays on the chip
 
 
@@ -154,8 +200,8 @@ def test_an_exchange_of_many_arrays_counts_each_once(line, kind, size):
     f"  %x = {line}, replica_groups=[4,8]<=[32]\n"
     "}\n"
   )
-  ((found, group, count, total, _),) = module.collectives()
-  assert (found, group, count, total) == (kind, 8, 1, size)
+  (found,) = module.collectives()
+  assert found[:4] == (kind, 8, 1, size)
 
 
 def test_what_a_compiler_lacks_is_read_from_its_message():

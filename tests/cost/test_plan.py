@@ -68,6 +68,11 @@ def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
   [
     (["topology=v9:2x2"], r"'v9' is not one of v4, v5e, "),
     (["topology=cpu:8", "config.mesh.data=3"], "needs 6 devices; there are 8"),
+    (
+      ["topology=cpu:8", "config.mesh.data=16"],
+      "needs 16 devices; there are 8",
+    ),
+    (["topology=cpu:8", "config.mesh.data=0"], "needs 0 devices; there are 8"),
     (["topology=cpu:8", "config.latents.rows=9"], "9 rows cannot be split"),
     (["topology=cpu:8", "slices=3"], r"mesh\.data 1 is not a .* --slices=3"),
     (
@@ -168,6 +173,17 @@ def made(config, fits=True):
   )  # fmt: skip
   target = chips.target("v5p:2x2x2")
   return plan.Plan(config, target, {}, compiled, None, None, None, Flops(0, 0))
+
+
+def test_a_plan_for_gpus_says_what_jax_has_to_be_told():
+  known = made(from_dict(Config, tiny.get_config().to_dict()))
+  target = chips.target("h100:8")
+  known = known._replace(target=target)
+  told = "XLA_PYTHON_CLIENT_MEM_FRACTION=0.92"
+  assert told not in report.text(report.lines(known))  # another limit
+  compiled = dataclasses.replace(known.compiled, limit=target.memory)
+  text = report.text(report.lines(known._replace(compiled=compiled)))
+  assert "of 68.55 GiB: fits" in text and told in text
 
 
 def test_a_sweep_changes_one_thing_at_a_time(monkeypatch):

@@ -37,10 +37,18 @@ SMALL = Config(
     ("TPU7x", "tpu7x"),
     ("NVIDIA A100-SXM4-80GB", "a100"),
     ("NVIDIA H100 80GB HBM3", "h100"),
+    ("NVIDIA H200", "h200"),
   ],
 )
 def test_devices_are_known_by_what_jax_calls_them(kind, name):
   assert chips.of_kind(kind).name == name
+
+
+@pytest.mark.parametrize(
+  "kind", ["NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL", "cpu"]
+)
+def test_models_with_other_peaks_are_not_known(kind):
+  assert chips.of_kind(kind) is None
 
 
 def test_mfu_is_the_needed_operations_a_second_by_the_peak(monkeypatch):
