@@ -65,8 +65,9 @@ def main():
   mesh = sharding.make_local_mesh(config.mesh)
   encoders = load_encoders(config, F.vae, mesh)
   writer = LatentWriter(
-    F.out, encoders.metadata, encoders.null, split_ids(clips.ids, F.shard)
-  )
+    F.out, encoders.metadata, encoders.null, split_ids(clips.ids, F.shard),
+    encode.stored_settings(config.encode),
+  )  # fmt: skip
   complete = writer.complete
   encode.encode_clips(
     clips, writer, encoders.encode_video, encoders.encode_text,

@@ -14,6 +14,8 @@ Legend: B clips, T frames, H W pixels.
 """
 
 import concurrent.futures
+import hashlib
+import json
 import logging
 import pathlib
 import zlib
@@ -136,6 +138,8 @@ class TrainingClips:
   Attributes:
     schedule: which shape each batch has.
     skipped: files that are left out, with the reasons.
+    settings: which clips there are, by name; beside the config's settings the
+      rows of a step depend on nothing else.
 
   Raises:
     ConfigError: nothing to read, or a phase longer than every clip.
@@ -153,6 +157,10 @@ class TrainingClips:
     files = np.flatnonzero(self.source.images)
     self.images = files if len(files) else np.arange(len(self.source.names))
     self.reported: set[str] = set()
+    self.settings = {
+      "clips to train on": _summary(self.source),
+      "clips held out": _summary(self.held_out),
+    }
 
   def clip(self, step: int, place: int) -> Batch:
     """Clip `place` of a step's batch: video float32 in [-1, 1], index."""
@@ -256,6 +264,13 @@ class _Steps:
 def to_float(frames: np.ndarray) -> np.ndarray:
   """Bytes as float32 pixels in [-1, 1]."""
   return frames.astype(np.float32) / 127.5 - 1
+
+
+def _summary(source: Source) -> str:
+  """How many clips, and a hash of their names, lengths and kinds."""
+  lists = source.names, source.lengths.tolist(), source.images.tolist()
+  digest = hashlib.sha256(json.dumps(lists).encode()).hexdigest()
+  return f"{len(source.names)} ({digest[:16]})"
 
 
 def _long_enough(source: Source, phase: Phase, kind: str) -> np.ndarray:

@@ -4,6 +4,7 @@ Anything found is raised as `BadVideo`.
 """
 
 import contextlib
+import errno
 import hashlib
 import pathlib
 import struct
@@ -14,6 +15,7 @@ import av
 import PIL.Image
 
 from pyramid_jax.config import UserError
+from pyramid_jax.data.files import require_of_one_file
 
 # An unfinished copy leaves blocks of zeros; the entropy coders of these codecs
 # never write so many, and H.264 and HEVC forbid even three
@@ -43,12 +45,20 @@ class BadVideo(Exception):  # noqa: N818
 
 @contextlib.contextmanager
 def bad_video() -> Iterator[None]:
-  """Turns the errors of the decoders into `BadVideo`."""
+  """Turns the errors of the decoders into `BadVideo`.
+
+  Raises:
+    UserError: one that says nothing of the file, see `require_of_one_file`.
+  """
   try:
     yield
   except DECODER_ERRORS as error:
     if isinstance(error, UserError):
       raise
+    # of FFmpeg this is mostly a damaged header that asks for too much of it
+    memory = isinstance(error, av.FFmpegError) and error.errno == errno.ENOMEM
+    if not memory:
+      require_of_one_file(error)
     # of FFmpeg and files without number and name, which are known
     what = getattr(error, "strerror", None)
     raise BadVideo(what or f"{type(error).__name__}: {error}") from error

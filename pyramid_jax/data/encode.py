@@ -9,15 +9,17 @@ Legend: T frames, H W pixels.
 
 import collections
 import concurrent.futures
+import dataclasses
 import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from pyramid_jax.config import FlowConfig
+from pyramid_jax.config import EncodeConfig, FlowConfig
 from pyramid_jax.data.damage import BadVideo
 from pyramid_jax.data.latent_record import Prompt
 from pyramid_jax.data.latent_writer import LatentWriter, ShardWriter
@@ -32,6 +34,13 @@ EncodeVideo = Callable[[list[np.ndarray], list[str]], list[np.ndarray]]
 # captions -> (features [n, E], pooled [P]), one each
 EncodeText = Callable[[list[str]], list[tuple[np.ndarray, np.ndarray]]]
 Waiting = list[tuple[str, np.ndarray]]  # ids and videos
+
+
+def stored_settings(config: EncodeConfig) -> dict[str, Any]:
+  """Those that decide what is stored; a batch gives what single clips do."""
+  values = dataclasses.asdict(config)
+  del values["batch"]
+  return values
 
 
 def encode_clips(

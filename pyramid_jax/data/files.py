@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -9,11 +10,17 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import ConfigError, UserError
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".mov", ".mkv", ".m4v", ".avi")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 EXAMPLE = '{"video": "cat.mp4", "text": "a cat"}'
+# What any file gives while a file server is away, or this process has too many
+# files or too little memory. EIO is not here: it may be one damaged sector.
+NOT_OF_ONE_FILE = {
+  errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN,
+  errno.EHOSTUNREACH, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,6 +63,25 @@ class Listing(NamedTuple):
   left_out: list[LeftOut]
 
 
+def require_of_one_file(error: BaseException) -> None:
+  """Refuses to leave a file out for an error that any other would give as well.
+
+  Raises:
+    UserError: the file server, memory or the number of open files is to blame.
+  """
+  memory = isinstance(error, MemoryError)
+  if not memory and getattr(error, "errno", None) not in NOT_OF_ONE_FILE:
+    return
+  name = getattr(error, "filename", None)
+  what = getattr(error, "strerror", None) or f"out of memory ({error})"
+  raise UserError(
+    f"{f'{name}: ' if name else ''}{what}. Any file would give this error, so "
+    "none is left out for it. See to the file server, the memory or the limit "
+    "of open files (ulimit -n), then run the same command again; "
+    "what it finished is kept."
+  ) from error
+
+
 def find_files(path: str | pathlib.Path) -> Listing:
   """Lists a folder (with all below it), a JSON-lines manifest or one file.
 
@@ -68,6 +94,7 @@ def find_files(path: str | pathlib.Path) -> Listing:
 
   Raises:
     ConfigError: nothing there that can be used.
+    UserError: see `require_of_one_file`.
   """
   path = pathlib.Path(path)
   if not path.exists():
@@ -141,6 +168,7 @@ def _folder(path: pathlib.Path) -> Iterator[Item | LeftOut]:
   unread: list[LeftOut] = []
 
   def note(error: OSError):
+    require_of_one_file(error)
     name = os.path.relpath(error.filename, root)
     unread.append(LeftOut(printable(name), f"{error.strerror}, a folder"))
 
@@ -175,6 +203,7 @@ def _file(folder: str, name: str) -> Item | LeftOut:
     if not stat.S_ISREG(os.stat(path).st_mode):
       return LeftOut(name, "no file")
   except OSError as error:
+    require_of_one_file(error)
     broken = "a link to nothing" if os.path.islink(path) else error.strerror
     return LeftOut(name, broken)
   stem = os.path.splitext(path)[0]
@@ -187,6 +216,7 @@ def _file(folder: str, name: str) -> Item | LeftOut:
   except UnicodeDecodeError as error:
     return LeftOut(name, f"its .txt is no UTF-8 (byte {error.start})")
   except OSError as error:
+    require_of_one_file(error)
     return LeftOut(name, f"its .txt cannot be read ({error.strerror})")
   captions = [" ".join(line.split()) for line in lines]
   captions = tuple(filter(None, captions)) or ("",)

@@ -39,8 +39,12 @@ class LatentWriter:
           shard.add(example)  # or shard.skip(id, reason)
     writer.finish()
 
+  `settings` are what else decides what is stored; a store that does not say
+  its own is gone on with.
+
   Raises:
-    ConfigError: the folder holds a store of other encoders, ids or version.
+    ConfigError: the folder holds a store of other encoders, ids, settings or
+      version.
   """
 
   def __init__(
@@ -49,6 +53,7 @@ class LatentWriter:
     metadata: Metadata,
     null: NullPrompt,
     shards: Sequence[Sequence[str]],
+    settings: Mapping[str, Any] | None = None,
   ):
     self.path = pathlib.Path(path)
     self.metadata = metadata
@@ -65,6 +70,8 @@ class LatentWriter:
       "null": _digest(null.text, null.pooled),
       "ids": hashlib.sha256(json.dumps(self.shards).encode()).hexdigest(),
     }
+    # apart, since runs know a store by a fingerprint that has `_start` in it
+    self._settings = json.loads(json.dumps(dict(settings or {})))
     self._begin()
 
   def _begin(self):
@@ -80,14 +87,21 @@ class LatentWriter:
           # what is finished stays as it is
           and not (k == "version" and name == "metadata.json")
         ]
+        known = old.get("encode", {})
+        changed += [
+          f"config.encode.{k} {known[k]!r} -> {v!r}"
+          for k, v in self._settings.items()
+          if k in known and known[k] != v
+        ]
         if changed:
           raise ConfigError(
-            f"{self.path} holds a store made with other inputs: "
+            f"{self.path} holds a store made with other inputs or settings: "
             f"{'; '.join(changed)}. Choose another folder, or delete this one."
           )
         return
     _write(self.path / "null_prompt.npz", _npz(**_null_arrays(self.null)))
-    _write(self.path / "writing.json", json.dumps(self._start, indent=2))
+    start = {**self._start, "encode": self._settings}
+    _write(self.path / "writing.json", json.dumps(start, indent=2))
 
   @property
   def complete(self) -> bool:
@@ -188,6 +202,7 @@ class LatentWriter:
     values = {
       **self._start,
       **dataclasses.asdict(self.metadata),
+      "encode": self._settings,
       "clips": len(sizes),
       "skipped": len(skipped),
       "shard_lengths": shards,

@@ -1,5 +1,6 @@
 """A batch in parts, one after the other: less memory, the same step."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,9 +8,28 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from pyramid_jax.sharding import constrain
+from pyramid_jax.config import ConfigError
+from pyramid_jax.sharding import RULES, constrain
 
 Batch = Mapping[str, jax.Array]
+
+
+def check_parts(mesh: jax.sharding.Mesh, name: str, rows: int, parts: int):
+  """Refuses rows of which a part cannot be split over the mesh.
+
+  Every device would compute such a part whole.
+
+  Raises:
+    ConfigError: `name` says which setting the rows are.
+  """
+  split = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+  least = parts * split
+  if rows % least:
+    raise ConfigError(
+      f"{name} {rows} is not a multiple of config.train.microbatches {parts} x "
+      f"data x fsdp {split} = {least}; make it one, for example "
+      f"{-(-rows // least) * least}, or lower the microbatches."
+    )
 
 
 def accumulate(f: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:

@@ -13,6 +13,7 @@ from pyramid_jax.data import latents, pipeline
 from pyramid_jax.data.curriculum import Curriculum
 from pyramid_jax.data.rows import TokenSpec
 from pyramid_jax.train import dit
+from pyramid_jax.train.accumulate import check_parts
 from pyramid_jax.train.loop import Task
 
 
@@ -34,6 +35,7 @@ def make_task(
   plan = Curriculum(stores, data, config.flow, config.model.patch, config.seed)
   spec = TokenSpec.of(config.flow, config.model)
   mine = sharding.local_rows(mesh, data.rows)
+  check_parts(mesh, "config.latents.rows", data.rows, config.train.microbatches)
 
   def batches(step: int) -> Iterator[dict[str, np.ndarray]]:
     return pipeline.batches(stores, plan, spec, step * data.rows, mine)
@@ -47,7 +49,7 @@ def make_task(
     items=lambda rows: float(
       (rows["segment"] > 0).sum() + (rows["text_segment"] > 0).sum()
     ),
-    finish=lambda state: ({}, {}),
+    finish=None,
     meta={
       "latents": dataclasses.asdict(metadata),
       "plan": plan.settings,

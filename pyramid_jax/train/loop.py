@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
 import pathlib
 import signal
@@ -22,7 +24,7 @@ from pyramid_jax.checkpoint import (
   require_same,
   require_same_rows,
 )
-from pyramid_jax.config import Config, UserError
+from pyramid_jax.config import Config, ConfigError, UserError
 from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train.metrics import Reporter, say
 from pyramid_jax.train.program import Program
@@ -59,8 +61,10 @@ class Task:
     samples: step -> names of the samples in that step's batch.
     unit: what the speed is counted in.
     items: how many units a batch holds.
-    finish: after the last step, (metrics to report, meta to save).
-    meta: saved in every checkpoint, beside the config.
+    finish: after the last step, (metrics to report, meta to save); None: there
+      is nothing to do.
+    meta: saved in every checkpoint, beside the config; "plan" says by name what
+      the rows depend on, the same on all processes.
     frozen: the parameters of the program's frozen networks.
     picture: uint8 [H, W, 3], what the weights do by now; the same on all
       processes, each of which has to ask.
@@ -74,7 +78,7 @@ class Task:
   samples: Callable[[int], Sequence[str]]
   unit: str
   items: Callable[[Mapping[str, np.ndarray]], float]
-  finish: Callable[[TrainState], tuple[dict[str, float], dict[str, Any]]]
+  finish: Callable[[TrainState], tuple[dict[str, float], dict[str, Any]]] | None
   meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   frozen: Mapping[str, Params] = dataclasses.field(default_factory=dict)
   picture: Callable[[TrainState], np.ndarray] | None = None
@@ -101,11 +105,12 @@ def run(
 
   Raises:
     NonFiniteError: names the step and the rows; nothing bad was saved.
+    ConfigError: the processes see other data.
     CheckpointError: the workdir is of another run, or the disk is full.
     TrainingStopped: after a SIGTERM.
     PeerLostError: another process died.
   """
-  train = config.train
+  train, end = config.train, config.train.steps
   started = time.monotonic() if started is None else started
   with jax.set_mesh(mesh), _peers(), contextlib.ExitStack() as ending:
     stop = _StopSignal()
@@ -114,12 +119,11 @@ def run(
     ending.push(_closing(checkpoints))
     state = _first_state(config, mesh, task, checkpoints)
     start = int(state.step)
-    if start >= train.steps:
+    if start >= end:
       log.info("%s is already trained to step %d.", workdir, start)
       return state
     spikes = Spikes(train.spike, task.rows, task.samples, task.like)
-    end, unit = train.steps, task.unit
-    report = Reporter(workdir, start, end, unit, spikes, utilisation)
+    report = Reporter(workdir, start, end, task.unit, spikes, utilisation)
     ending.callback(report.close)
     trace = Trace(workdir / "profile", train.profile)
     ending.callback(trace.close)
@@ -128,15 +132,15 @@ def run(
       if n == start:
         jax.block_until_ready(state)
         say(f"first step after {time.monotonic() - started:.1f} s")
-      last, stopping = n + 1 == train.steps, stop.requested(n)
-      due = last or stopping or (n + 1) % train.save_every == 0
+      last, stopping = n + 1 == end, stop.requested(n)
+      due = stopping or _is_due(config, task, n + 1)
       _report(config, task, state, report, n + 1, due)
       if due and not last:
         checkpoints.save(n + 1, _items(state), config, **task.meta)
       if stopping and not last:
         checkpoints.wait()
         raise TrainingStopped(f"stopped and saved at step {n + 1}.")
-    metrics, meta = task.finish(state)
+    metrics, meta = task.finish(state) if task.finish else ({}, {})
     if metrics:
       report.write(end, metrics)
     checkpoints.save(end, _items(state), config, **task.meta, **meta)
@@ -162,6 +166,18 @@ def _steps(
     yield n, state
 
 
+def _is_due(config: Config, task: Task, step: int) -> bool:
+  """Whether a step is to be saved.
+
+  The one before the last is, where finishing may take long or fail: then one
+  step is taken again, not all since the last save.
+  """
+  train = config.train
+  if step % train.save_every == 0 or step == train.steps:
+    return True
+  return task.finish is not None and step + 1 == train.steps
+
+
 def _report(config, task: Task, state: TrainState, report, step: int, due):
   """Writes metrics and a picture where it is time, always before a save.
 
@@ -170,8 +186,9 @@ def _report(config, task: Task, state: TrainState, report, step: int, due):
   """
   train = config.train
   if due or step == 1 or step % train.log_every == 0:
-    _refuse_nonfinite(state, train.max_nonfinite, task)
+    # first, since this names all such steps, and the error the last of them
     report.report(step, skipped=int(state.skipped))
+    _refuse_nonfinite(state, train.max_nonfinite, task)
   last = step == train.steps
   shown = train.pictures and (last or step % train.pictures == 0)
   if shown and task.picture:
@@ -180,6 +197,7 @@ def _report(config, task: Task, state: TrainState, report, step: int, due):
 
 def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   """A fresh state, or the newest one saved."""
+  _require_same_everywhere(task.meta.get("plan"))
   program = task.program
   say(
     parameter_overview.get_parameter_overview(
@@ -192,8 +210,8 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   log.info("continuing from step %d.", checkpoints.latest)
   saved, meta = checkpoints.meta()
   require_same(saved, config, checkpoints.folder)
-  changed = require_same_rows(
-    meta.get("plan"), task.meta.get("plan"), checkpoints.folder,
+  changed = "plan" in meta and require_same_rows(  # VAEs had none at first
+    meta["plan"], task.meta.get("plan"), checkpoints.folder,
     checkpoints.latest, config.train.new_data,
   )  # fmt: skip
   if changed:
@@ -219,13 +237,38 @@ def _closing(checkpoints: Checkpoints):
   return close
 
 
+def _require_same_everywhere(plan: Mapping[str, Any] | None):
+  """Refuses to train on rows that differ from process to process.
+
+  Raises:
+    ConfigError: on all of them, each with what it sees itself.
+  """
+  if jax.process_count() == 1:
+    return
+  digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).digest()
+  every = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+  other = np.flatnonzero((every != every[0]).any(1))
+  if len(other):
+    seen = "; ".join(f"{k}: {v}" for k, v in (plan or {}).items())
+    raise ConfigError(
+      f"of {len(every)} processes {', '.join(map(str, other))} see other data "
+      f"than process 0; process {jax.process_index()} sees {seen}. Let all of "
+      "them read the same files, then start the same command again."
+    )
+
+
+# How errors begin that a process makes by itself: too much memory, a program
+# that cannot be. That of a lost peer begins with INTERNAL, as many do.
+OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+
+
 @contextlib.contextmanager
 def _peers() -> Iterator[None]:
   """Tells what an error of the devices means when there are other processes."""
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
+    if jax.process_count() == 1 or str(error).startswith(OWN):
       raise
     reason = str(error).splitlines()[0]
     raise PeerLostError(
@@ -273,11 +316,11 @@ def _refuse_nonfinite(state: TrainState, limit: int, task: Task):
     return
   rows = task.rows(last)
   raise NonFiniteError(
-    f"step {last}: the loss or its gradient is not finite in rows {rows[0]} to "
-    f"{rows[-1]}; {skipped} such steps, max_nonfinite is "
-    f"{limit}. The weights before it are kept and the newest checkpoint is "
-    "good. Look at those rows, lower optimizer.learning_rate, or raise "
-    "train.max_nonfinite to skip them."
+    f"step {last + 1}: the loss or its gradient is not finite in rows "
+    f"{rows[0]} to {rows[-1]}; {skipped} such steps, max_nonfinite is {limit}. "
+    "The weights before it are kept and the newest checkpoint is good. Look at "
+    "those rows, lower optimizer.learning_rate, or raise train.max_nonfinite "
+    "to skip them."
   )
 
 

@@ -16,7 +16,8 @@ class Spike(NamedTuple):
 
   Attributes:
     step: counted from 1.
-    loss: of its batch.
+    name: of the metric that is compared.
+    value: of that metric.
     finite: whether the loss and its gradient are.
     median: of the losses before it; None of too few.
     rows: of its batch, counted over the run.
@@ -24,7 +25,8 @@ class Spike(NamedTuple):
   """
 
   step: int
-  loss: float
+  name: str
+  value: float
   finite: bool
   median: float | None
   rows: range
@@ -35,7 +37,7 @@ class Spike(NamedTuple):
     return {
       "step": self.step,
       # JSON has no NaN
-      "spike": self.loss if math.isfinite(self.loss) else None,
+      "spike": self.value if math.isfinite(self.value) else None,
       "finite": self.finite,
       "median": self.median,
       "rows": [self.rows.start, self.rows.stop - 1],
@@ -45,8 +47,8 @@ class Spike(NamedTuple):
   def __str__(self) -> str:
     what = "loss or gradient is not finite"
     if self.finite:
-      ratio = self.loss / self.median
-      what = f"loss {self.loss:.4g} is {ratio:.1f} times its median"
+      ratio = self.value / self.median
+      what = f"{self.name} {self.value:.4g} is {ratio:.1f} times its median"
     count = len(self.samples)
     more = f" and {count - NAMED} more" if count > NAMED else ""
     return (
@@ -57,6 +59,10 @@ class Spike(NamedTuple):
 
 class Spikes:
   """Compares every loss with the running median of those before it.
+
+  Of a VAE the likelihood of the pixels is compared, `nll`: a discriminator's
+  part of the loss has either sign. Where the median is not above 0 there is
+  nothing to compare with.
 
   Args:
     factor: a loss above `factor` times the median stands out; 0: none does,
@@ -75,18 +81,21 @@ class Spikes:
   ):
     self.factor, self.rows, self.samples = factor, rows, samples
     self.kind = kind
-    self.losses = collections.defaultdict(
+    self.values = collections.defaultdict(
       lambda: collections.deque(maxlen=WINDOW)
     )
 
   def look(self, n: int, metrics: Mapping[str, float]) -> Spike | None:
     """The spike of batch n, the next of the run, if it is one."""
-    loss, before = float(metrics["loss"]), self.losses[self.kind(n)]
+    name = "nll" if "nll" in metrics else "loss"
+    value, before = float(metrics[name]), self.values[self.kind(n)]
     median = statistics.median(before) if len(before) >= LEAST else None
-    finite = math.isfinite(loss + float(metrics.get("grad_norm", 0.0)))
+    checked = name, "loss", "grad_norm"
+    finite = all(math.isfinite(metrics.get(key, 0.0)) for key in checked)
     if finite:
-      before.append(loss)
-      known = median is not None and self.factor
-      if not known or loss <= self.factor * median:
+      before.append(value)
+      known = median is not None and median > 0 and self.factor
+      if not known or value <= self.factor * median:
         return None
-    return Spike(n + 1, loss, finite, median, self.rows(n), self.samples(n))
+    rows, samples = self.rows(n), self.samples(n)
+    return Spike(n + 1, name, value, finite, median, rows, samples)

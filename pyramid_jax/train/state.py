@@ -137,7 +137,7 @@ class Learned(NamedTuple):
   """What a discriminator is to learn of a step.
 
   Attributes:
-    tx: its optimizer.
+    tx: its optimizer, whose rate is that of the run's step.
     grads: of its loss.
     on: whether it learns at all.
   """
@@ -174,8 +174,8 @@ def update(
   ema = optax.incremental_update(params, state.ema, 1 - decay)
   other = state.adversary
   if adversary:
-    stepped = _stepped(
-      adversary.tx, adversary.grads, other["opt"], other["params"]
+    stepped = _stepped_at(
+      state.step, adversary.tx, adversary.grads, other["opt"], other["params"]
     )
     stepped = dict(zip(("params", "opt"), stepped, strict=True))
     other = _chosen(good & adversary.on, stepped, other)
@@ -193,6 +193,25 @@ def update(
 def _stepped(tx, grads, opt, params):
   updates, opt = tx.update(grads, opt, params)
   return optax.apply_updates(params, updates), opt
+
+
+def _stepped_at(step, tx, grads, opt, params):
+  """`_stepped` at the rate of a step of the run.
+
+  The optimizer itself counts the steps in which it learned something.
+  """
+  is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+
+  def change(count, *trees):
+    """The first tree with what `count` makes of the others in its schedules."""
+    return jax.tree.map(
+      lambda x, *more: x._replace(count=count(*more)) if is_schedule(x) else x,
+      *trees,
+      is_leaf=is_schedule,
+    )
+
+  params, new = _stepped(tx, grads, change(lambda: step, opt), params)
+  return params, change(lambda old: old.count + 1, new, opt)
 
 
 def _chosen(which: jax.Array, new: Any, old: Any) -> Any:

@@ -15,6 +15,7 @@ from pyramid_jax.data.latents import Statistics
 from pyramid_jax.models import vae as vae_lib
 from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train import vae
+from pyramid_jax.train.accumulate import check_parts
 from pyramid_jax.train.judges import load_lpips
 from pyramid_jax.train.loop import Task
 from pyramid_jax.train.state import TrainState
@@ -35,6 +36,8 @@ def make_task(
     ConfigError: data that are missing, or phases that do not fit.
   """
   program = vae.make_program(config)
+  for shape in (s for phase in config.videos.phases for s in phase.shapes):
+    check_parts(mesh, "a phase's batch", shape.batch, config.train.microbatches)
   clips = clips_lib.TrainingClips(config.videos, config.seed)
   if workdir and jax.process_index() == 0:
     listed = workdir / "skipped.jsonl"
@@ -63,6 +66,7 @@ def make_task(
     unit="frames",
     items=lambda batch: float(np.prod(batch["video"].shape[:2])),
     finish=finish,
+    meta={"plan": clips.settings},
     picture=lambda state: held_out.picture(state.ema),
     like=clips.schedule.shape,
   )

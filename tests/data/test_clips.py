@@ -69,6 +69,22 @@ def test_a_batch_has_the_shape_of_its_phase_and_rows_are_numbered(shapes):
     assert -1 <= b["video"].min() < b["video"].max() <= 1
 
 
+def test_what_the_rows_depend_on_changes_with_the_files(folder, tmp_path):
+  config = VideoDataConfig(str(tmp_path), PHASES)
+  for path in folder.iterdir():
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+  before = TrainingClips(config, seed=3).settings
+  assert before == TrainingClips(config, seed=4).settings
+  (tmp_path / "later.mp4").write_bytes((folder / "2.mp4").read_bytes())
+  after = TrainingClips(config, seed=3).settings
+  assert before["clips to train on"] != after["clips to train on"]
+  (tmp_path / "later.mp4").unlink()
+  assert TrainingClips(config, seed=3).settings == before
+  # as many files, one of another length
+  (tmp_path / "2.mp4").write_bytes((folder / "4.mp4").read_bytes())
+  assert TrainingClips(config, seed=3).settings != before
+
+
 @pytest.mark.parametrize("start", [1, 3, 4])
 def test_a_run_continues_exactly_at_any_step(shapes, start):
   # the last phase goes on after its end

@@ -1,6 +1,7 @@
 """From files to a store: nothing lost, nothing doubled, nothing in silence."""
 
 import collections
+import dataclasses
 import json
 import logging
 
@@ -69,6 +70,7 @@ def run(folder, out, encode_video=to_latents, per_shard=4, config=CONFIG, **kw):
     random_store.METADATA,
     random_store.NULL,
     split_ids(clips.ids, per_shard),
+    encode.stored_settings(config),
   )
   encode.encode_clips(
     clips, writer, encode_video, to_features, batch=config.batch, **kw
@@ -213,6 +215,17 @@ def test_a_finished_store_is_left_alone(folder, whole):
 
   run(folder, store.path, never)
   assert {p: p.read_bytes() for p in store.path.iterdir()} == files
+
+
+def test_only_the_same_settings_continue_a_store(folder, whole):
+  store, _, _ = whole
+  run(folder, store.path, config=dataclasses.replace(CONFIG, batch=3))
+  changes = {"fps": 12.0, "sizes": ((32, 32),), "image_sizes": ((32, 32),),
+             "max_frames": 9, "min_frames": 1, "window": 8}  # fmt: skip
+  for name, value in changes.items():
+    other = dataclasses.replace(CONFIG, **{name: value})
+    with pytest.raises(ConfigError, match=rf"config\.encode\.{name} "):
+      run(folder, store.path, config=other)
 
 
 def test_a_folder_without_one_usable_file_is_an_error(tmp_path):

@@ -1,8 +1,10 @@
 """The table of docs/inputs.md: what becomes of unusual and broken inputs."""
 
+import errno
 import json
 import os
 import pathlib
+import resource
 import shutil
 import tempfile
 
@@ -11,9 +13,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pyramid_jax.config import EncodeConfig, FlowConfig
-from pyramid_jax.data import encode, latents, sources, video
-from pyramid_jax.data.damage import BadVideo
+from pyramid_jax.config import EncodeConfig, FlowConfig, UserError
+from pyramid_jax.data import encode, files, latents, sources, video
+from pyramid_jax.data.damage import BadVideo, bad_video
 from pyramid_jax.data.files import find_files
 from pyramid_jax.data.latent_writer import LatentWriter, split_ids
 from tests.data import random_store
@@ -165,6 +167,74 @@ def test_what_is_no_clip_is_named_and_the_rest_is_stored(folder, tmp_path):
   }
   assert (summary.inputs, summary.stored, summary.no_caption) == (11, 4, 1)
   assert "1 clips have an empty caption" in str(summary)
+
+
+@pytest.mark.parametrize(
+  ("error", "expected"),
+  [
+    *((OSError(n, os.strerror(n), "a.mp4"), UserError) for n in (
+      errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
+      errno.ENOMEM,
+    )),
+    (MemoryError(), UserError),
+    *((OSError(n, os.strerror(n), "a.mp4"), BadVideo) for n in (
+      errno.EIO, errno.EACCES, errno.ENOENT,
+    )),
+    # a damaged table of an mp4 asks for gigabytes
+    (av.error.MemoryError(errno.ENOMEM, "no memory", "a.mp4"), BadVideo),
+  ],
+)  # fmt: skip
+def test_what_any_file_would_give_is_no_damage(error, expected):
+  with pytest.raises(expected) as raised, bad_video():
+    raise error
+  if expected is UserError:
+    assert "run the same command again" in str(raised.value)
+
+
+def test_too_many_open_files_are_no_damage(tmp_path):
+  path = write_video(tmp_path / "a.mp4", numbered(9))
+  limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+  free = os.dup(0)
+  os.close(free)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+  try:
+    with pytest.raises(UserError, match="a.mp4.*: Too many open files"):
+      video.read_clip(path, SIZE)
+  finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_file_server_that_is_away_leaves_nothing_out(tmp_path, monkeypatch):
+  """Neither of the list of files, nor of the store."""
+  (tmp_path / "in").mkdir()
+  for i in range(4):
+    write_video(tmp_path / "in" / f"{i}.mp4", numbered(9))
+  config = EncodeConfig(sizes=((32, 32),), max_frames=9)
+
+  def run():
+    clips = sources.open_clips(tmp_path / "in", config)
+    writer = LatentWriter(
+      tmp_path / "store", random_store.METADATA, random_store.NULL,
+      split_ids(clips.ids, 2),
+    )  # fmt: skip
+    encode.encode_clips(clips, writer, to_latents, to_features)
+    return encode.finish(clips, writer, 24, FlowConfig(stages=2), 2)
+
+  for module, name, file in ((files.os, "stat", "1"), (av, "open", "2")):
+    before = getattr(module, name)
+
+    def away(path, *args, file=file, before=before, **kwargs):
+      if str(path).endswith(f"{file}.mp4"):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+      return before(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+      patch.setattr(module, name, away)
+      with pytest.raises(UserError, match=f"{file}.mp4: Stale file handle"):
+        run()
+  assert latents.shard_name(0, 2) in os.listdir(tmp_path / "store")
+  summary = run()
+  assert (summary.stored, summary.skipped) == (4, {})
 
 
 def test_files_that_may_not_be_read_are_named():

@@ -56,9 +56,9 @@ def example(id):
   }
 
 
-def write(path, ids=IDS, per_shard=3, skip=(), metadata=METADATA):
+def write(path, ids=IDS, per_shard=3, skip=(), metadata=METADATA, **settings):
   writer = LatentWriter(
-    path, metadata, null_prompt(), split_ids(ids, per_shard)
+    path, metadata, null_prompt(), split_ids(ids, per_shard), settings
   )
   for index in writer.missing():
     with writer.shard(index) as shard:
@@ -298,6 +298,33 @@ def test_another_encoder_cannot_continue_a_folder(tmp_path):
     write(tmp_path / "s", metadata=other)
   with pytest.raises(ConfigError, match="ids"):
     write(tmp_path / "s", ids=IDS[1:])
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_other_settings_cannot_continue_a_folder(tmp_path, finished):
+  path, settings = tmp_path / "s", {"fps": 24.0, "sizes": ((32, 64),)}
+  LatentWriter(path, METADATA, null_prompt(), split_ids(IDS, 3), settings)
+  if finished:
+    write(path, **settings)
+  other = {"fps": 12.0, "sizes": ((32, 32),)}
+  with pytest.raises(
+    ConfigError,
+    match=r"encode.fps 24.0 -> 12.0; config.encode.sizes \[\[32, 64\]\] -> ",
+  ):
+    write(path, **other)
+  assert len(write(path, **settings)) == len(IDS)
+
+
+def test_a_store_that_does_not_say_its_settings_is_gone_on_with(tmp_path):
+  """And is known by the fingerprint that it had."""
+  path = tmp_path / "s"
+  store = write(path)
+  file = path / "metadata.json"
+  values = json.loads(file.read_text())
+  del values["encode"]
+  file.write_text(json.dumps(values))
+  assert write(path, fps=24.0).fingerprint == store.fingerprint
+  assert write(tmp_path / "t", fps=24.0).fingerprint == store.fingerprint
 
 
 def test_a_missing_or_foreign_store_is_one_clear_error(tmp_path):

@@ -78,6 +78,16 @@ def test_microbatches_give_the_step_of_one_batch(store, one_device):
   assert_same_run(two_steps(config, jax.devices()[:2]), one_device)
 
 
+def test_microbatches_that_the_mesh_does_not_divide_are_told(store):
+  config = small_run.config(store, train__microbatches=4)
+  with pytest.raises(
+    ConfigError,
+    match=r"latents\.rows 8 is not a multiple of config\.train\.microbatches 4 "
+    r"x data x fsdp 4 = 16; make it one, for example 16, or lower",
+  ):
+    make_task(config, sharding.make_mesh(config.mesh))
+
+
 def test_a_non_finite_loss_changes_no_weight_and_is_counted(store):
   config = small_run.config(store)
   mesh = sharding.make_mesh(config.mesh)

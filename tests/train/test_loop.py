@@ -14,6 +14,7 @@ import pytest
 
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
+from pyramid_jax.config import ConfigError
 from pyramid_jax.train import loop
 from pyramid_jax.train.dit_task import make_task
 from tests.data import random_store
@@ -33,8 +34,11 @@ def store(tmp_path_factory):
   return path
 
 
-def train(config, workdir, before=None, devices=None):
-  """Runs the loop; `before(n, rows)` is called before each step."""
+def train(config, workdir, before=None, devices=None, **changes):
+  """Runs the loop; `before(n, rows)` is called before each step.
+
+  `changes` are of the task.
+  """
   mesh = sharding.make_mesh(config.mesh, devices)
   task = make_task(config, mesh)
 
@@ -42,14 +46,17 @@ def train(config, workdir, before=None, devices=None):
     for n, rows in enumerate(task.batches(start), start):
       yield (before(n, rows) if before else None) or rows
 
-  return loop.run(
-    config, workdir, mesh, dataclasses.replace(task, batches=batches)
-  )
+  changed = dataclasses.replace(task, batches=batches, **changes)
+  return loop.run(config, workdir, mesh, changed)
 
 
 def losses(workdir):
-  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
-  return {r["step"]: r["loss"] for r in map(json.loads, lines)}
+  return {r["step"]: r["loss"] for r in lines(workdir)}
+
+
+def lines(workdir):
+  text = (pathlib.Path(workdir) / "metrics.jsonl").read_text()
+  return [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -158,10 +165,14 @@ def poison(step):
 def test_a_non_finite_loss_stops_the_run_and_names_the_rows(store, tmp_path):
   config = small_run.config(store, STEPS)
   with pytest.raises(
-    loop.NonFiniteError, match=r"step 4: .* rows 32 to 39; 1 such"
+    loop.NonFiniteError, match=r"step 5: .* rows 32 to 39; 1 such"
   ):
     train(config, tmp_path, poison(4))
   assert checkpoint.Checkpoints(tmp_path).latest == 3
+  *before, spike, report = lines(tmp_path)
+  assert [x["step"] for x in before] == [1, 2, 3, 4]
+  assert (spike["step"], spike["finite"], spike["rows"]) == (5, False, [32, 39])
+  assert (report["step"], report["skipped"]) == (5, 1)
 
 
 def test_allowed_non_finite_steps_are_skipped_and_counted(store, tmp_path):
@@ -170,6 +181,69 @@ def test_allowed_non_finite_steps_are_skipped_and_counted(store, tmp_path):
   assert (int(state.skipped), int(state.step)) == (1, STEPS)
   for leaf in jax.tree.leaves(state.params):
     assert np.isfinite(np.asarray(leaf)).all()
+
+
+def test_a_run_that_cannot_be_finished_loses_one_step_at_most(
+  store, whole, tmp_path
+):
+  config = small_run.config(store, STEPS)
+
+  def fail(state):
+    raise Killed
+
+  with pytest.raises(Killed):
+    train(config, tmp_path, finish=fail)
+  assert checkpoint.Checkpoints(tmp_path).latest == STEPS - 1
+  train(config, tmp_path, finish=lambda state: ({"psnr": 1.0}, {"more": 2}))
+  *reports, score = lines(tmp_path)
+  assert {r["step"]: r["loss"] for r in reports} == whole[0]
+  assert score == {"step": STEPS, "psnr": 1.0}
+  checkpoints, _, meta = checkpoint.open_trained(tmp_path, "dit")
+  checkpoints.close()
+  assert meta["more"] == 2
+  # what has nothing to finish saves as often as it is told
+  saved = {p.name for p in (whole[2] / "checkpoints").iterdir()}
+  assert saved == {"3", "6", "8"}
+
+
+def test_errors_of_one_process_are_not_taken_for_a_lost_one(monkeypatch):
+  def error_after(text):
+    with pytest.raises(Exception) as raised, loop._peers():
+      raise jax.errors.JaxRuntimeError(text)
+    return type(raised.value)
+
+  own = jax.errors.JaxRuntimeError
+  memory = "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."
+  lost = (
+    "INTERNAL: Error dispatching computation: Gloo all-reduce failed: "
+    "pair.cc:547] Connection closed by peer",
+    "UNAVAILABLE: the coordination service is gone",
+  )
+  assert error_after(lost[0]) is own  # there is no other
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  assert [error_after(text) for text in lost] == [loop.PeerLostError] * 2
+  for text in (memory, "INVALID_ARGUMENT: shapes", "UNIMPLEMENTED: float8"):
+    assert error_after(text) is own
+
+
+def test_processes_that_see_other_data_are_told(monkeypatch):
+  plan = {"clips to train on": "24 (ab)", "clips held out": "6 (cd)"}
+  loop._require_same_everywhere(plan)  # one process
+  monkeypatch.setattr(jax, "process_count", lambda: 3)
+
+  def gather(*others):
+    """Of three processes, two of which see `others`."""
+    return lambda mine: np.stack([mine, *(mine ^ x for x in others)])
+
+  monkeypatch.setattr(loop.multihost_utils, "process_allgather", gather(0, 0))
+  loop._require_same_everywhere(plan)
+  monkeypatch.setattr(loop.multihost_utils, "process_allgather", gather(0, 1))
+  with pytest.raises(
+    ConfigError,
+    match=r"of 3 processes 2 see other data than process 0; process 0 sees "
+    r"clips to train on: 24 \(ab\); clips held out: 6 \(cd\)\. Let all",
+  ):
+    loop._require_same_everywhere(plan)
 
 
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(

@@ -201,6 +201,32 @@ def test_without_a_factor_no_finite_loss_is_named(tmp_path):
   assert watch(tmp_path, [(1.0, 1.0)] * 30 + [(1e9, 1.0)] * 10, 0.0) == []
 
 
+def look(values):
+  """The spikes of steps with these metrics."""
+  spikes = Spikes(3.0, lambda n: range(n, n + 1))
+  found = (spikes.look(n, metrics) for n, metrics in enumerate(values))
+  return [spike for spike in found if spike]
+
+
+def test_of_a_vae_the_likelihood_is_compared():
+  """A discriminator's part makes its loss negative."""
+  values = [{"loss": -2 + 0.1 * (n % 5), "nll": 1.0} for n in range(40)]
+  assert look(values) == []
+  values[30] = {"loss": -1.0, "nll": 4.0}
+  (spike,) = look(values)
+  assert str(spike).startswith("step 31: nll 4 is 4.0 times its median; ")
+  values[35] = {"loss": np.nan, "nll": 1.0}
+  found = [(x.step, x.finite) for x in look(values)]
+  assert found == [(31, True), (36, False)]
+
+
+@pytest.mark.parametrize("usual", [0.0, -1.0])
+def test_where_the_median_is_not_above_0_no_finite_loss_is_named(usual):
+  values = [{"loss": usual}] * 30
+  values[25] = {"loss": 100.0}
+  assert [str(x) for x in look(values)] == []
+
+
 def test_losses_are_compared_with_those_of_their_kind_alone(tmp_path):
   """Batches of images among those of clips, then longer clips."""
   level = {"images": 1.0, "clips": 9.0, "long": 50.0}

@@ -23,6 +23,7 @@ from pyramid_jax.models import discriminator
 from pyramid_jax.models.vae import GroupNorm
 from pyramid_jax.train import state as state_lib
 from pyramid_jax.train import vae
+from pyramid_jax.train.optimizer import make_optimizer
 
 LOSS = VAELossConfig(
   perceptual=1.0, adversary=AdversaryConfig("image", width=4, layers=1)
@@ -162,6 +163,44 @@ def test_each_network_has_its_own_gradient_norm_and_clipping():
   np.testing.assert_allclose(other, [-0.6, -0.8], rtol=1e-6)
   np.testing.assert_allclose(norms["grad_norm"], 0.5, rtol=1e-6)
   np.testing.assert_allclose(norms["adversary_grad_norm"], 500, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_the_rate_of_a_discriminator_is_that_of_the_runs_step(method):
+  """Whatever its optimizer has counted: it starts late and sits steps out."""
+  config = dataclasses.replace(CONFIG.optimizer, method=method, warmup=0)
+  params = {"a": {"kernel": jnp.ones((2, 2)), "scale": jnp.ones(2)}}
+  grads = jax.tree.map(jnp.ones_like, params)
+  names = {"a": {"kernel": ("channels_in", "channels"), "scale": ("channels",)}}
+  make = lambda *phases: make_optimizer(config, names, *phases)
+
+  def moved(tx, counted):
+    """By how much a step 7 moves it, after so many of its own."""
+    state = state_lib.TrainState(
+      jnp.asarray(7, jnp.int32), params, params, tx.init(params),
+      jnp.asarray(0, jnp.int32), jnp.asarray(-1, jnp.int32),
+      {"params": params, "opt": with_count(tx.init(params), counted)},
+    )  # fmt: skip
+    learned = state_lib.Learned(tx, grads, jnp.asarray(True))
+    new, _ = state_lib.update(state, grads, jnp.asarray(1.0), tx, 0.5, learned)
+    counts = [x for x in jax.tree.leaves(new.adversary["opt"]) if x.ndim == 0]
+    assert {int(n) for n in counts} == {counted + 1}  # its own, as saved
+    return jax.tree.map(
+      lambda a, b: np.asarray(a - b), new.adversary["params"], params
+    )
+
+  late, whole = make((5, 1.0), (5, 0.25)), make((10, 0.25))
+  for counted in (0, 3):
+    jax.tree.map(
+      np.testing.assert_array_equal, moved(late, counted), moved(whole, counted)
+    )
+
+
+def with_count(opt, count):
+  """An optimizer's state that has counted so many steps."""
+  return jax.tree.map(
+    lambda x: jnp.full_like(x, count) if x.ndim == 0 else x, opt
+  )
 
 
 @pytest.mark.parametrize(

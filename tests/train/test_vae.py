@@ -125,9 +125,10 @@ def test_a_mesh_gives_the_steps_of_one_device_and_of_a_batch_in_parts(
 
 
 def test_a_killed_run_repeats_its_losses_bit_for_bit(config, whole, tmp_path):
-  """What a run leaves that was killed between its two checkpoints."""
+  """What a run leaves that was killed after its first checkpoint."""
   workdir = shutil.copytree(whole[0], tmp_path / "killed")
-  shutil.rmtree(workdir / "checkpoints" / "4")
+  for step in ("3", "4"):
+    shutil.rmtree(workdir / "checkpoints" / step)
   state, shapes = train(config, workdir)
   assert shapes[0] == (16, 9, 8, 8, 3)  # from the checkpoint of step 2
   assert losses(workdir) == losses(whole[0])
@@ -300,6 +301,38 @@ def test_microbatches_that_do_not_divide_a_phase_are_told(config):
     vae_task.make_task(
       dataclasses.replace(config, train=train), sharding.make_mesh(config.mesh)
     )
+
+
+def test_microbatches_that_the_mesh_does_not_divide_are_told(config):
+  train = dataclasses.replace(config.train, microbatches=4)
+  with pytest.raises(
+    ConfigError, match="a phase's batch 8 is not a multiple of .* 4 = 16; make"
+  ):
+    vae_task.make_task(
+      dataclasses.replace(config, train=train), sharding.make_mesh(config.mesh)
+    )
+
+
+def test_other_clips_in_the_same_workdir_are_told(
+  config, whole, tmp_path, monkeypatch, caplog
+):
+  read = vae_task.clips_lib.open_sources
+  fewer = lambda videos: (read(videos)[1], *read(videos)[1:])
+  monkeypatch.setattr(vae_task.clips_lib, "open_sources", fewer)
+  with pytest.raises(
+    CheckpointError, match=r"clips to train on: 24 \(\w+\) -> 6 \(\w+\)\. Use"
+  ):
+    train(config, whole[0])
+  allowed = dataclasses.replace(config.train, new_data=True)
+  train(dataclasses.replace(config, train=allowed), whole[0])
+  assert "clips to train on: 24 " in caplog.text
+  # a run of before, which does not say what it was trained on
+  workdir = shutil.copytree(whole[0], tmp_path / "before")
+  (meta,) = (workdir / "checkpoints" / "4" / "meta").glob("metadata")
+  values = json.loads(meta.read_text())
+  del values["plan"]
+  meta.write_text(json.dumps(values))
+  train(config, workdir)
 
 
 def test_other_phases_in_the_same_workdir_are_told(config, whole):
