@@ -55,18 +55,17 @@ def generate():
   pipeline = sampler_flags.load(F.workdir)
   changed = sampler_flags.changes(pipeline.config.generate.fps)
   options = pipeline.options(**changed)
-  plan = pipeline.plan(options)
-  start = repeat(read_all(F.image, F.video, len(prompts), options))
+  pipeline.plan(options)  # refuses sizes and lengths before files are read
+  per_unit = pipeline.config.flow.frames_per_unit
+  start = repeat(read_all(F.image, F.video, len(prompts), options, per_unit))
   requests = [
     Request(*each)
     for each in zip(repeat(prompts), files, start, repeat(truth), strict=True)
   ]
-  batches = -(-len(requests) // F.batch)
   frames = tqdm(total=len(files) * options.frames, unit="frame", disable=None)
   off = None if F.live_steps else True
-  steps = tqdm(
-    total=batches * model_calls(plan, start), unit="step", disable=off
-  )
+  calls = model_calls(pipeline, requests, F.batch, options)
+  steps = tqdm(total=calls, unit="step", disable=off)
   with frames, steps:
     generate_clips(
       pipeline,

@@ -25,6 +25,7 @@ from pyramid_jax.flow.sampler import STATIC, compiled_unit
 from pyramid_jax.generate.sizes import sampling_plan
 from pyramid_jax.models.dit import make_dit
 from pyramid_jax.train import dit, vae
+from pyramid_jax.train.accumulate import check_parts
 from pyramid_jax.train.program import Program
 
 
@@ -56,12 +57,16 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
   Raises:
     ConfigError: settings that make no run, or rows that the mesh cannot split.
   """
+  parts = config.train.microbatches
   if config.kind == "dit":
     dit.check_row(config, mesh.devices.flat[0].platform)
     program = dit.make_program(config)
     rows = config.latents.rows
+    check_parts(mesh, "config.latents.rows", rows, parts)
     return [_step("training step", program, mesh, row_batch(config), rows)]
   program = vae.make_program(config, LPIPSConfig())  # of VGG16, as released
+  for shape in (s for phase in config.videos.phases for s in phase.shapes):
+    check_parts(mesh, "a phase's batch", shape.batch, parts)
   return [
     _step(
       f"training step on {p.batch} clips of {p.frames} x {p.height} x "

@@ -263,8 +263,7 @@ def generate_units(
 
 def _units(velocity, plan, schedule, text_of, noise, prefix, first, program):
   """The loop of `generate_units`, its arguments checked."""
-  text_segment = np.asarray(text_of(first)["text_segment"])
-  samples = len(text_segment) // (2 if plan.guided else 1)
+  samples = _samples(plan, text_of(first))
   latents = jnp.zeros(
     (samples, plan.frames, plan.height, plan.width, plan.channels)
   )
@@ -290,6 +289,11 @@ def _units(velocity, plan, schedule, text_of, noise, prefix, first, program):
     yield ends
 
 
+def _samples(plan: Plan, text: Rows) -> int:
+  """How many there are: with guidance every one has two rows."""
+  return len(text["text_segment"]) // (2 if plan.guided else 1)
+
+
 def _check(plan, schedule, text, keys, noise, prefix) -> int:
   """Validates the arguments of `generate_units`; returns the first unit."""
   for name in ("steps", "later_steps"):
@@ -309,7 +313,12 @@ def _check(plan, schedule, text, keys, noise, prefix) -> int:
     raise ValueError("pass either keys or noise.")
   if prefix is None:
     return 0
-  frames = prefix.shape[1]
+  clips, frames = prefix.shape[:2]
+  if clips != _samples(plan, text):
+    raise ValueError(
+      f"{clips} given clips do not fit the text of {_samples(plan, text)} "
+      "samples; give one for each."
+    )
   if prefix.shape[2:] != (plan.height, plan.width, plan.channels):
     raise ValueError(
       f"given frames of {prefix.shape[2:]} (H, W, C) do not fit the plan's "

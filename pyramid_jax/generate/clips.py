@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pyramid_jax.config import ConfigError
-from pyramid_jax.flow.plan import Plan
+from pyramid_jax.config import ConfigError, GenerateConfig
 from pyramid_jax.generate import export
 from pyramid_jax.generate.pipeline import Pipeline
+from pyramid_jax.generate.sizes import given_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +46,17 @@ def generate_clips(
   progress: Callable[[], None] | None = None,
   unit_done: Callable[[int], None] = lambda frames: None,
   **changes: Any,
-) -> list[np.ndarray]:
+):
   """Generates and writes clips; an mp4 grows as its frames come.
+
+  None of them stays in memory, but for the few frames that a sheet shows.
 
   Args:
     pipeline: of the model.
     requests: the clips; sample i draws from (seed, i).
     seed: of all draws.
-    batch: clips generated together.
+    batch: clips generated together at most; they go on from equally many
+      frames.
     later: unit -> a prompt that holds from this unit on, for every clip.
     sheet: a contact sheet to write (.png).
     lossless: whether an mp4 holds the very pixels.
@@ -61,32 +64,49 @@ def generate_clips(
     unit_done: called with the number of new frames, over all clips of a batch.
     **changes: to the pipeline's options.
 
-  Returns:
-    The clips, uint8 [T, H, W, 3].
-
   Raises:
     ConfigError: as `Pipeline.stream`, or a file of an unknown kind.
   """
+  options = pipeline.options(**changes)
   for request in requests:
     export.check_ending(request.path)
     check_writable(request.path)
-  clips: list[np.ndarray] = []
-  for start in range(0, len(requests), batch):
-    part = [
-      r if r.number is not None else dataclasses.replace(r, number=i)
-      for i, r in enumerate(requests[start : start + batch], start)
-    ]
+    pipeline.plan(options, request.given)
+  numbered = [
+    r if r.number is not None else dataclasses.replace(r, number=i)
+    for i, r in enumerate(requests)
+  ]
+  shown = export.evenly(options.frames) if sheet else []
+  clips: dict[int, np.ndarray] = {}
+  for places in batches(requests, batch):
+    part = [numbered[i] for i in places]
     texts = {u: [text] * len(part) for u, text in (later or {}).items()}
-    clips += _batch(
-      pipeline, part, seed, lossless, unit_done, later=texts, progress=progress,
-      **changes,
+    kept = _batch(
+      pipeline, part, seed, lossless, unit_done, shown, later=texts,
+      progress=progress, **changes,
     )  # fmt: skip
+    clips |= zip(places, kept, strict=True)
   if sheet:
-    columns = [("generated", clips)]
+    columns = [("generated", [clips[i] for i in range(len(requests))])]
     if any(r.truth is not None for r in requests):
       columns.insert(0, ("ground truth", [r.truth for r in requests]))
     export.contact_sheet(sheet, [r.prompt for r in requests], columns)
-  return clips
+
+
+def batches(requests: Sequence[Request], batch: int) -> list[list[int]]:
+  """Places of the requests that are generated together, `batch` at most.
+
+  They go on from equally many frames, or all from none.
+  """
+  alike: dict[int, list[int]] = {}
+  for i, request in enumerate(requests):
+    frames = 0 if request.given is None else len(request.given)
+    alike.setdefault(frames, []).append(i)
+  return [
+    places[start : start + batch]
+    for places in alike.values()
+    for start in range(0, len(places), batch)
+  ]
 
 
 def _batch(
@@ -95,55 +115,61 @@ def _batch(
   seed: int,
   lossless: bool,
   unit_done: Callable[[int], None],
+  shown: Sequence[int],
   *,
   later: Mapping[int, Sequence[str]],
   progress: Callable[[], None] | None,
   **changes: Any,
 ) -> list[np.ndarray]:
-  """Generates clips together and writes them."""
-  options = pipeline.options(**changes)
-  given = [r.given for r in part if r.given is not None]
-  if len(given) not in (0, len(part)):
-    raise ConfigError(
-      f"{len(given)} of {len(part)} clips of a batch have given frames; give "
-      "them to all, or set the batch to 1."
-    )
-  frames: list[np.ndarray] = []
+  """Generates clips together and writes them; gives their frames `shown`."""
+  options, kept, first = pipeline.options(**changes), [], 0
+  given = None if part[0].given is None else np.stack([r.given for r in part])
   with contextlib.ExitStack() as files:
     writers = []
-    for i, request in enumerate(part):
-      if request.path.suffix == ".mp4":
-        made = pipeline.metadata(request.prompt, options, seed, request.number)
-        file = export.mp4_writer(
-          request.path, options.fps, made, lossless=lossless
-        )
-        writers.append((i, files.enter_context(file)))
+    for request in part:
+      made = pipeline.metadata(request.prompt, options, seed, request.number)
+      file = export.clip_writer(
+        request.path, options.fps, made, lossless=lossless
+      )
+      writers.append(files.enter_context(file))
     for unit in pipeline.stream(
       [r.prompt for r in part],
       seed=seed,
       first=[r.number for r in part],
-      given=np.stack(given) if given else None,
+      given=given,
       later=later,
       progress=progress,
       **changes,
     ):
-      for i, append in writers:
-        append(unit[i])
-      frames.append(unit)
+      for append, frames in zip(writers, unit, strict=True):
+        append(frames)
+      last = first + unit.shape[1]
+      kept.append(unit[:, [t - first for t in shown if first <= t < last]])
       unit_done(len(part) * unit.shape[1])
-  clips = list(np.concatenate(frames, 1))
-  for request, clip in zip(part, clips, strict=True):
-    if request.path.suffix != ".mp4":
-      export.write_clip(request.path, clip, options.fps)
-  return clips
+      first = last
+  return list(np.concatenate(kept, 1))
 
 
-def model_calls(plan: Plan, start: Sequence[np.ndarray | None]) -> int:
-  """How often a batch calls the transformer; given units are not generated."""
-  first, later = sum(plan.steps), sum(plan.later_steps)
-  if start[0] is None:
-    return first + (plan.units - 1) * later
-  return (plan.units - (len(start[0]) + 7) // 8) * later
+def model_calls(
+  pipeline: Pipeline,
+  requests: Sequence[Request],
+  batch: int,
+  options: GenerateConfig,
+) -> int:
+  """How often all batches together call the transformer.
+
+  Raises:
+    ConfigError: a request that cannot be met.
+  """
+  calls = 0
+  for places in batches(requests, batch):
+    given = requests[places[0]].given
+    plan = pipeline.plan(options, given)
+    # those that are given are not generated
+    start = given_units(given, plan, options, pipeline.vae_config)
+    for unit in range(start, plan.units):
+      calls += sum(plan.later_steps if unit else plan.steps)
+  return calls
 
 
 def frame_bar(requests: Sequence[Request], frames: int, **options: Any) -> tqdm:
@@ -158,7 +184,7 @@ def frame_bar(requests: Sequence[Request], frames: int, **options: Any) -> tqdm:
 def generate_missing(
   pipeline: Pipeline, requests: Sequence[Request], *, batch: int, **options: Any
 ) -> int:
-  """Makes the clips whose files are not there, and keeps none in memory.
+  """Makes the clips whose files are not there.
 
   Args:
     pipeline: of the model.

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -20,6 +20,8 @@ import PIL.ImageFont
 from pyramid_jax.config import ConfigError
 from pyramid_jax.data import damage
 from pyramid_jax.data.video import STRICT
+
+SHOWN = 5  # frames of a clip in a contact sheet
 
 
 @contextlib.contextmanager
@@ -125,6 +127,27 @@ def write_clip(path: str | os.PathLike, frames_THW3: np.ndarray, fps: float):
       append(frames_THW3)
 
 
+@contextlib.contextmanager
+def clip_writer(
+  path: pathlib.Path,
+  fps: float = 24.0,
+  metadata: Mapping[str, Any] | None = None,
+  *,
+  lossless: bool = False,
+) -> Iterator[Callable[[np.ndarray], None]]:
+  """`mp4_writer`, or the same for another ending of `write_clip`.
+
+  Those files are made of all frames, which are kept until the block ends.
+  """
+  if path.suffix == ".mp4":
+    with mp4_writer(path, fps, metadata, lossless=lossless) as append:
+      yield append
+    return
+  frames: list[np.ndarray] = []
+  yield frames.append
+  write_clip(path, np.concatenate(frames), fps)
+
+
 def check_ending(path: str | os.PathLike):
   """Refuses a file that `write_clip` cannot write, before work is done."""
   if pathlib.Path(path).suffix not in (".mp4", ".gif", ".png"):
@@ -154,7 +177,7 @@ def contact_sheet(
   captions: Sequence[str],
   columns: Sequence[tuple[str, Sequence[np.ndarray | None]]],
   *,
-  shown: int = 5,
+  shown: int = SHOWN,
   side: int = 96,
 ):
   """A png with a row of frames for every caption and column of clips.
@@ -183,13 +206,18 @@ def contact_sheet(
         draw.text((x0, y0 + 5), captions[r], "black", font)
       if clip is None:
         continue
-      for i, t in enumerate(np.linspace(0, len(clip) - 1, shown).round()):
-        frame = PIL.Image.fromarray(clip[int(t)])
+      for i, t in enumerate(evenly(len(clip), shown)):
+        frame = PIL.Image.fromarray(clip[t])
         scale = side / max(frame.size)
         size = [max(round(n * scale), 1) for n in frame.size]
         frame = frame.resize(size, PIL.Image.Resampling.NEAREST)
         sheet.paste(frame, (x0 + i * (side + gap), y0 + head))
   _save(path, "png", sheet)
+
+
+def evenly(frames: int, shown: int = SHOWN) -> list[int]:
+  """Which of the frames a contact sheet shows: the ends and some between."""
+  return np.linspace(0, frames - 1, shown).round().astype(int).tolist()
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -15,16 +15,16 @@ log = logging.getLogger(__name__)
 
 
 def read_given(
-  path: str, height: int, width: int, frames: int, fps: float
+  path: str, height: int, width: int, frames: int, fps: float, unit: int = 8
 ) -> np.ndarray:
   """An image or a video's first frames, uint8 [T0, height, width, 3].
 
   Resized to cover the size and cropped in the middle; of a video at most
-  `frames` at `fps`, trimmed to 8 n + 1.
+  `frames` at `fps`, trimmed to n `unit` + 1. `unit` is a multiple of 8.
 
   Raises:
     ConfigError: it is missing, no image or video, damaged, or a video of fewer
-      than 9 frames, which is no more than an image.
+      than `unit` + 1 frames, which is no more than an image.
   """
   file = pathlib.Path(path)
   image = file.suffix.lower() in IMAGE_ENDINGS
@@ -32,14 +32,15 @@ def read_given(
     raise ConfigError(f"{path} does not exist.")
   try:
     clip = video.read_clip(
-      file, [(height, width)], fps, max_frames=frames, min_frames=9
+      file, [(height, width)], fps, max_frames=frames, min_frames=unit + 1
     )
   except BadVideo as error:
     what = "image" if image else "video"
     raise ConfigError(f"{path} cannot be used as {what}: {error}.") from error
-  if clip.trimmed:
-    log.warning("%s: the last %d frames are left out.", path, clip.trimmed)
-  return clip.video
+  whole = (len(clip.video) - 1) // unit * unit + 1
+  if left := len(clip.video) + clip.trimmed - whole:
+    log.warning("%s: the last %d frames are left out.", path, left)
+  return clip.video[:whole]
 
 
 def read_all(
@@ -47,8 +48,12 @@ def read_all(
   videos: Sequence[str],
   prompts: int,
   options: GenerateConfig,
+  frames_per_unit: int = 1,
 ) -> list[np.ndarray | None]:
   """The frames that each prompt goes on from, or None.
+
+  A video is cut to whole units, of 8 x `frames_per_unit` frames each, and one
+  is left to generate.
 
   Raises:
     ConfigError: both kinds, another number of files than one or one a prompt,
@@ -64,14 +69,17 @@ def read_all(
       f"{len(files)} files to go on from for {prompts} prompts; give one, or "
       "one a prompt."
     )
-  room = options.frames - 8
-  if videos and room < 9:
+  unit = 8 * frames_per_unit
+  room = (options.frames - 1) // unit * unit + 1 - unit
+  if videos and room <= unit:
     raise ConfigError(
-      f"a video takes 9 frames at least and leaves 8; frames is "
-      f"{options.frames}, make it 17 or more."
+      f"a video takes {unit + 1} frames at least and leaves {unit}; frames is "
+      f"{options.frames}, make it {2 * unit + 1} or more."
     )
   read = [
-    read_given(file, options.height, options.width, max(room, 1), options.fps)
+    read_given(
+      file, options.height, options.width, max(room, 1), options.fps, unit
+    )
     for file in files
   ]
   return read if len(read) == prompts else read * prompts

@@ -8,7 +8,6 @@ pixels.
 """
 
 import dataclasses
-import functools
 import hashlib
 import math
 import pathlib
@@ -34,12 +33,19 @@ from pyramid_jax.data.sizes import schedule_of
 from pyramid_jax.flow.plan import Plan
 from pyramid_jax.flow.sampler import generate_units
 from pyramid_jax.generate.phases import Part, Phases
-from pyramid_jax.generate.sizes import sampling_plan
+from pyramid_jax.generate.sizes import (
+  check_rows,
+  first_given,
+  given_units,
+  sampling_plan,
+)
+from pyramid_jax.generate.steps import Steps
 from pyramid_jax.generate.trained_vae import TrainedVAE
 from pyramid_jax.models.dit import make_dit
 from pyramid_jax.models.pure import Params
 
 Changes = Mapping[int, Sequence[str]]
+TEXT_STEP = 16  # rows have a multiple of so many text tokens: few compiles
 
 
 class Pipeline:
@@ -62,13 +68,14 @@ class Pipeline:
   ):
     self.config, self.mesh, self.vae_config = config, mesh, vae_config
     self.schedule = schedule_of(config.flow)
+    self._platform = mesh.devices.flat[0].platform
     self.phases = Phases()
     self._params, self._vae, self._text = params, vae, text
-    self._progress: Callable[[], None] = lambda: None
+    self._steps = steps = Steps()
     model = make_dit(config.model)
 
     def counted(params, x, rows, timestep):
-      jax.debug.callback(lambda: self._progress())
+      jax.debug.callback(lambda: steps.done())
       return model.apply(params, x, rows, timestep)
 
     # one function object each, so that a second call finds the compiled program
@@ -170,7 +177,7 @@ class Pipeline:
       seed: sample i draws from (seed, i) alone, whatever else is in the batch
         and on however many devices.
       first: number of the first sample, the others follow; or of each.
-      given: uint8 [B, T0, H, W, 3] frames to go on from, 8 n + 1; they come
+      given: uint8 [B, T0, H, W, 3] frames to go on from, whole units; they come
         first in the stream, as the VAE sees them.
       later: unit -> B prompts that hold from this unit on.
       progress: called after every call of the transformer; programs that do so
@@ -181,7 +188,6 @@ class Pipeline:
       ConfigError: a size, length or option that cannot be generated.
     """
     options = self.options(**changes)
-    self.plan(options)
     stream = self._frames(
       list(prompts), options, seed, first, given, later, progress
     )
@@ -195,11 +201,10 @@ class Pipeline:
     )  # fmt: skip
     chunks = (ends[-1] for ends in units)
     if not self._params.stays:  # the transformer goes before the VAE comes
-      kept = [np.asarray(chunk) for chunk in chunks]
-      place = functools.partial(sharding.place_batch, self.mesh)
-      chunks = (place(chunk, len(chunk)) for chunk in kept)
+      chunks = [np.asarray(chunk) for chunk in chunks]
     with self.phases.timed("VAE"):
-      stream = self.vae.decode_stream(chunks, options.tile)
+      window = self.config.flow.frames_per_unit
+      stream = self.vae.decode_stream(chunks, options.tile, window)
     while True:
       with self.phases.timed("VAE"):
         if (frames := next(stream, None)) is None:
@@ -221,12 +226,18 @@ class Pipeline:
 
     The coarsest is first, the last is the unit's own. B' is B, made a multiple
     of what the mesh splits rows by; given frames come as one unit of one stage.
+
+    Raises:
+      ConfigError: as `stream`.
     """
-    plan, count = self.plan(options), len(prompts)
+    count = len(prompts)
+    plan = self.plan(options, first_given(given, count))
     split = math.prod(self.mesh.shape[a] for a in sharding.RULES["batch"])
     fill = lambda x: [*x, *[x[-1]] * (-count % split)]
     asked = _by_unit(prompts, later or {}, plan.units)
     rows = self._rows({u: fill(x) for u, x in asked.items()}, options, plan)
+    tokens = rows[0]["text_segment"].shape[1]
+    check_rows(self.config, plan, tokens, self._platform)
     self._text.release()
     numbers = range(first, first + count) if isinstance(first, int) else first
     numbers = fill(numbers)
@@ -239,26 +250,34 @@ class Pipeline:
       ids = [f"{seed} {number}" for number in numbers]
       prefix = self._encode(np.asarray(fill(given)), ids, options.tile)
       self._vae.release()
-      yield (sharding.place_batch(self.mesh, prefix, len(prefix)),)
-    self._progress = progress or (lambda: None)
+      # placed like generated units: the same program continues either
+      prefix = sharding.place_batch(self.mesh, prefix, len(prefix))
+      yield (prefix,)
     velocity = self._counted if progress else self._velocity
     with self.phases.timed("transformer"):
       velocity = Partial(velocity, self._params.value)
-    with jax.set_mesh(self.mesh):
-      units = generate_units(
-        velocity,
-        plan,
-        self.schedule,
-        lambda unit: rows[start(unit)],
-        keys=keys,
-        prefix=prefix,
-      )
-      while True:
-        with self.phases.timed("transformer"):
-          if (ends := next(units, None)) is None:
-            return
-          jax.block_until_ready(ends)
-        yield ends
+    units = generate_units(
+      velocity,
+      plan,
+      self.schedule,
+      lambda unit: rows[start(unit)],
+      keys=keys,
+      prefix=prefix,
+    )
+    while ends := self._next(units, progress):
+      yield ends
+
+  def _next(self, units, progress) -> tuple[jax.Array, ...] | None:
+    """The next unit, or None; the mesh is set no longer than it takes.
+
+    Whoever takes the units has a mesh of their own, or other pipelines.
+    """
+    with (
+      self.phases.timed("transformer"),
+      jax.set_mesh(self.mesh),
+      self._steps.told(progress),
+    ):
+      return jax.block_until_ready(next(units, None))
 
   def _encode(self, given, ids, tile) -> np.ndarray:
     """Given frames as normalised latents."""
@@ -278,9 +297,19 @@ class Pipeline:
       )
     return dataclasses.replace(self.config.generate, **changes)
 
-  def plan(self, options: GenerateConfig) -> Plan:
-    """Sizes in latents; see `sampling_plan`."""
-    return sampling_plan(self.config, options, self.vae_config)
+  def plan(
+    self, options: GenerateConfig, given: np.ndarray | None = None
+  ) -> Plan:
+    """Sizes in latents; see `sampling_plan`.
+
+    Raises:
+      ConfigError: they cannot be generated, or not after the frames `given`
+        [T0, H, W, 3] of a clip.
+    """
+    plan = sampling_plan(self.config, options, self.vae_config)
+    given_units(given, plan, options, self.vae_config)
+    check_rows(self.config, plan, TEXT_STEP, self._platform)
+    return plan
 
   def metadata(
     self, prompt: str, options: GenerateConfig, seed: int, sample: int
@@ -311,7 +340,7 @@ class Pipeline:
       found = text.encode([options.negative_prompt, *prompts])
     negative, positive = found[0], iter(found[1:])
     M = max(len(features) for features, _ in found)
-    M = -(-M // 16) * 16  # few lengths, few compiles
+    M = -(-M // TEXT_STEP) * TEXT_STEP
     result = {}
     for unit, texts in asked.items():
       rows = [next(positive) for _ in texts]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax import config as settings
@@ -176,22 +177,31 @@ class TrainedVAE:
     frames = np.concatenate(list(self.decode_stream(chunks)), 1)
     return list(frames[: len(videos)])
 
+  def _place(self, z_BTHWZ) -> jax.Array:
+    """Latents where the batch lies, so that all chunks meet one program."""
+    names = ("batch", None, None, None, None)
+    spec = sharding.dividing_spec(self.mesh, z_BTHWZ.shape, names)
+    return jax.device_put(z_BTHWZ, NamedSharding(self.mesh, spec))
+
   @property
   def batch_multiple(self) -> int:
     """Batches of a multiple of this fill the mesh."""
     return int(np.prod([self.mesh.shape[a] for a in sharding.RULES["batch"]]))
 
   def decode_stream(
-    self, chunks: Iterable[jax.Array], tile: int = 0
+    self, chunks: Iterable[jax.Array], tile: int = 0, window: int = 0
   ) -> Iterator[np.ndarray]:
     """Frames uint8 [B, T, H, W, 3] of each chunk of normalised latents.
 
     The chunks are one clip in order; the first begins with its first frame.
+    With a `window` they are cut: the first latent alone, then so many at once.
+    So a long chunk needs no more memory than others, nor an own program.
     Frames larger than `tile` pixels a side are made in tiles; what a tile has
     to remember of its past waits on the host meanwhile.
     """
     s, caches = self.statistics, {}
-    for z_BTHWZ in chunks:
+    for z_BTHWZ in _cut(chunks, window) if window else chunks:
+      z_BTHWZ = self._place(z_BTHWZ)
       later = z_BTHWZ / s.video_scale + s.video_shift
       if not caches:
         first = z_BTHWZ[:, :1] / s.scale + s.shift
@@ -221,6 +231,15 @@ def _chunks(frames: int, window: int) -> list[np.ndarray]:
   """Numbers of the first frame, then of equally many frames a chunk."""
   starts = range(1, frames, window)
   return [np.arange(1), *(np.arange(i, i + window) for i in starts)]
+
+
+def _cut(chunks: Iterable[jax.Array], window: int) -> Iterator[jax.Array]:
+  """The first latent of a clip alone, then `window` of a chunk at once."""
+  first = 1
+  for chunk in chunks:
+    places = range(first, chunk.shape[1], window)
+    yield from jnp.split(chunk, list(places), axis=1)
+    first = window
 
 
 def _seed(id: str) -> np.uint32:

@@ -110,6 +110,10 @@ def test_files_that_cannot_be_gone_on_from_are_told(tmp_path, workdirs):
       r"a video takes 9 frames at least and leaves 8; frames is 5, .* 17",
     ),
     (["image=" + here("a.png")] * 2, r"2 files to go on from for 1 prompts"),
+    (
+      ["image=" + here("a.png"), "frames=1"],
+      r"^1 given frames leave nothing to generate of frames 1; make it 3 or",
+    ),
   ):
     refused(message, *generate(workdirs.dit, here("x.mp4"), PROMPT, *flags))
   assert not list(tmp_path.glob("*x.mp4*"))

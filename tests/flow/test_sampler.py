@@ -369,7 +369,8 @@ def test_drawn_noise_has_its_law_and_its_own_key():
     ({}, dict(text=prompts(1, guided=False)), "1 rows of text are odd"),
     ({}, dict(keys=None), "either keys or noise"),
     ({}, dict(prefix=np.zeros((2, 5, 8, 16, 2))), "leave nothing"),
-    ({}, dict(prefix=np.zeros((2, 1, 8, 8, 2))), "do not fit"),
+    ({}, dict(prefix=np.zeros((2, 1, 8, 8, 2))), "do not fit the plan"),
+    ({}, dict(prefix=np.zeros((1, 1, 8, 16, 2))), "1 given clips .* 2 samples"),
     (
       dict(full_sequence=True),
       dict(prefix=np.zeros((2, 1, 8, 16, 2))),

@@ -1,5 +1,7 @@
 """What a trained workdir generates: reproducible, in order, on its own."""
 
+import functools
+import gc
 import shutil
 import weakref
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax import checkpoint, sharding
+from pyramid_jax.attention import tpu
 from pyramid_jax.checkpoint import CheckpointError
 from pyramid_jax.config import (
   Config,
@@ -18,6 +21,7 @@ from pyramid_jax.config import (
   VAEConfig,
 )
 from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
+from pyramid_jax.flow.sampler import compiled_unit
 from pyramid_jax.generate.pipeline import Pipeline
 from pyramid_jax.generate.sizes import sampling_plan
 
@@ -27,6 +31,13 @@ RED, BLUE, GREEN = (f"a {c} circle" for c in ("red", "blue", "green"))
 @pytest.fixture(scope="module")
 def pipeline(workdirs):
   return Pipeline.load(workdirs.dit)
+
+
+@pytest.fixture(scope="module")
+def single(workdirs):
+  """The same on one device."""
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+  return Pipeline.load(workdirs.dit, mesh=mesh)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +108,39 @@ def test_given_frames_come_first_and_lead_to_others(pipeline, frames):
   assert (units[1] != frames[:, 1:3]).any()
 
 
+def test_given_frames_need_no_programs_of_their_own(workdirs, frames):
+  pipeline = Pipeline.load(workdirs.dit)
+  vae, before = pipeline.vae, compiled_unit._cache_size()
+  given = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32, 3), np.uint8)
+  units = list(pipeline.stream([RED, BLUE], seed=5, given=given))
+  assert [u.shape[1] for u in units] == [1, 2, 2]  # as if generated
+  # `frames` made those of the sampler
+  assert compiled_unit._cache_size() == before
+  assert vae._decode._cache_size() == 2  # the first frame, and later units
+  z = vae.encode(list(given), ["5 0", "5 1"], 8)
+  (whole,) = vae.decode_stream(
+    [np.stack([vae.statistics.normalise(x) for x in z])]
+  )
+  cut = np.concatenate(units[:2], 1)
+  # a value between two of 256 levels may round either way
+  np.testing.assert_allclose(cut.astype(int), whole.astype(int), atol=1)
+
+
+def test_the_mesh_is_set_only_while_a_unit_is_made(pipeline, single, frames):
+  """So streams of other meshes, and the caller's own work, may alternate."""
+  outside = jax.sharding.get_abstract_mesh()
+  streams = [p.stream([RED, BLUE], seed=5) for p in (pipeline, single)]
+  made = [[], []]
+  for _ in range(3):
+    for stream, units in zip(streams, made, strict=True):
+      units.append(next(stream))
+      assert jax.sharding.get_abstract_mesh() == outside
+  eight, one = (np.concatenate(units, 1).astype(int) for units in made)
+  np.testing.assert_array_equal(eight, frames)
+  # float32 sums in another order move a value by one of 256 levels at most
+  np.testing.assert_allclose(one, frames, atol=1)
+
+
 def test_clips_are_encoded_alike_alone_and_in_a_padded_batch(pipeline):
   clips = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 32, 3), np.uint8)
   ids = ["a", "b", "c"]
@@ -106,6 +150,39 @@ def test_clips_are_encoded_alike_alone_and_in_a_padded_batch(pipeline):
   np.testing.assert_allclose(alone[0], together[1], atol=1e-5)  # float32
   other = pipeline.vae.encode([clips[1]], ["d"], window=16, batch=8)
   assert np.abs(other[0] - alone[0]).max() > 0.01  # the draw is the id's
+
+
+@pytest.mark.parametrize(
+  "shape, changes, message",
+  [
+    ((1, 1, 32, 32, 3), {}, "1 given clips for 2 prompts; give one for each"),
+    ((2, 2, 32, 32, 3), {}, r"2 given frames are not 2 n \+ 1 .* give 1 of"),
+    ((2, 1, 32, 32, 3), {"frames": 1}, "1 given frames leave nothing"),
+  ],
+)
+def test_given_frames_that_do_not_fit_are_refused(
+  pipeline, shape, changes, message
+):
+  given = np.zeros(shape, np.uint8)
+  with pytest.raises(ConfigError, match=message):
+    next(pipeline.stream([RED, BLUE], given=given, **changes))
+
+
+def test_rows_too_long_for_a_tpu_are_refused_before_the_first_unit(
+  pipeline, monkeypatch
+):
+  monkeypatch.setattr(pipeline, "_platform", "tpu")
+  options = pipeline.options()
+  # at 16 x 16 latents: the last unit and the one before it, the older one at
+  # half the resolution; its shortest text
+  tokens = 64 + 64 + 16 + 16
+  monkeypatch.setattr(tpu, "LIMIT", tokens)
+  pipeline.plan(options)
+  with pytest.raises(ConfigError, match=f"a row of {tokens + 16} tokens"):
+    next(pipeline.latents([f"{RED} {RED} {RED}"], options))
+  monkeypatch.setattr(tpu, "LIMIT", tokens - 1)
+  with pytest.raises(ConfigError, match=f"a row of {tokens} tokens"):
+    pipeline.plan(options)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +278,8 @@ def test_a_model_whose_turn_is_over_is_gone(workdirs, monkeypatch):
   assert alive and all(found == [None, None] for found in alive)
 
 
-def test_one_device_gives_the_frames_of_eight(workdirs, frames):
-  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-  alone = Pipeline.load(workdirs.dit, mesh=mesh)([RED, BLUE], seed=5)
+def test_one_device_gives_the_frames_of_eight(single, frames):
+  alone = single([RED, BLUE], seed=5)
   # float32 sums in another order move a value by one of 256 levels at most
   np.testing.assert_allclose(alone.astype(int), frames.astype(int), atol=1)
 
@@ -214,6 +290,19 @@ def test_progress_counts_every_call_of_the_transformer(pipeline, frames):
   np.testing.assert_allclose(same.astype(int), frames.astype(int), atol=1)
   g = pipeline.config.generate
   assert len(calls) == sum(g.steps) + 2 * sum(g.video_steps)
+
+
+def test_a_pipeline_that_told_its_progress_can_be_freed(workdirs):
+  pipeline = Pipeline.load(workdirs.dit)
+  told = []
+  listener = functools.partial(told.append, pipeline)
+  pipeline([RED], frames=1, progress=listener)
+  assert told
+  gone = weakref.ref(pipeline)
+  told.clear()
+  del pipeline, listener
+  gc.collect()
+  assert gone() is None
 
 
 def test_another_text_encoder_is_refused(workdirs, tmp_path):
