@@ -81,6 +81,9 @@ MEASURES = {
   "color change at the end": Measure(
     lambda r: r["long"]["windows"][LAST]["color change"]
   ),
+  "clips at the end": Measure(
+    lambda r: r["long"]["windows"][LAST]["n"], "{:.0f}", smaller=False
+  ),
 }
 
 
@@ -110,6 +113,7 @@ class Study:
 
 SCORES = ("Frechet distance", "attributes", "all correct")
 LONG = ("kept at first", "kept at the end", "color change at the end")
+SHOWN = (*LONG, "clips at the end")
 STUDIES = {
   "spatial": Study(
     "Spatial pyramid",
@@ -178,7 +182,7 @@ STUDIES = {
     "clips whose object, moving as asked, is still inside the frame (the slow "
     "ones).",
     (MOTION_BASE, "bidirectional"),
-    (*SCORES, "flicker", "color drift", "shape drift", *LONG),
+    (*SCORES, "flicker", "color drift", "shape drift", *SHOWN),
     ("all correct", "color drift", "shape drift", "flicker", *LONG),
   ),
   "corruption": Study(
@@ -188,7 +192,7 @@ STUDIES = {
     "training length, in quarters; after the first those count whose object, "
     "moving as asked, is still inside the frame (the slow ones).",
     (MOTION_BASE, "clean history"),
-    (*SCORES, *LONG),
+    (*SCORES, *SHOWN),
     LONG,
   ),
   "coupling": Study(
