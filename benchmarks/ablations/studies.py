@@ -179,8 +179,8 @@ STUDIES = {
     "segment. Consistency within the training length, and after four times "
     "that length: share of objects that are as asked in the last quarter, and "
     "how far their color is from that in the first, both of "
-    "clips whose object, moving as asked, is still inside the frame (the slow "
-    "ones).",
+    "clips whose object, moving as asked, would be whole in the frame for half "
+    "of that time (slow ones, as a rule).",
     (MOTION_BASE, "bidirectional"),
     (*SCORES, "flicker", "color drift", "shape drift", *SHOWN),
     ("all correct", "color drift", "shape drift", "flicker", *LONG),
@@ -189,8 +189,8 @@ STUDIES = {
     "Corrupted history",
     "Noise on the history in training keeps errors from adding up (Sec. 3.3).",
     "Both go on from the same images. Clips of 65 frames, four times the "
-    "training length, in quarters; after the first those count whose object, "
-    "moving as asked, is still inside the frame (the slow ones).",
+    "training length, in quarters; those count whose object, moving as asked, "
+    "would be whole in the frame for half of a quarter (at the end slow ones).",
     (MOTION_BASE, "clean history"),
     (*SCORES, *SHOWN),
     LONG,

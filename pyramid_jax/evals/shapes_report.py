@@ -58,8 +58,8 @@ def markdown(found: dict[str, Any], n: int) -> str:
             ("flicker", "color drift")]  # fmt: skip
   lines += [f"| shape drift, of 1 | {found['shape drift']:.3f} |"]
   if len(found["windows"]) > 1:
-    lines += ["", "A clip counts in a window as long as its objects, moving as "
-              "asked, would be inside the frame.", "",
+    lines += ["", "A clip counts in a window if its objects, moving as asked, "
+              "would be whole in the frame for half of it.", "",
               "| window | clips | all but motion | of those right in the first "
               "| all correct | color change |", "|---" * 6 + "|"]  # fmt: skip
     for i, w in enumerate(found["windows"], 1):

@@ -128,9 +128,9 @@ def score(
   """Reads a clip and compares it with its caption, as JSON can hold it.
 
   A clip longer than the `trained` frames is read in windows of this length;
-  `hits` are those of the first. A window is `inside` as long as no object that
-  moves as asked would leave the frame in it. The `given` frames were not
-  generated and are left out.
+  `hits` are those of the first. A window is `inside` if all objects, moving as
+  asked, would be whole in the frame for its first half at least, which is
+  enough to read them. The `given` frames were not generated and are left out.
 
   Raises:
     ConfigError: no caption of the dataset, or one of motion for a single frame.
@@ -151,7 +151,8 @@ def score(
   readings = [read(part, pace) for part in parts]
   things = [matched(wanted, reading) for reading in readings]
   windows = [hits(asked, reading) for reading in readings]
-  ends = np.cumsum([len(part) for part in parts])
+  lengths = np.array([len(part) for part in parts])
+  middles = lengths.cumsum() - lengths / 2
   stays = [math.inf] if not moves else [
     leaves_after(o, thing, pace, made.shape[1:3])
     for o, thing in zip(wanted, things[0], strict=True)
@@ -164,7 +165,7 @@ def score(
     "hits": windows[0],
     "all_correct": all(windows[0].values()),
     "windows": windows,
-    "inside": [True, *(bool(end - 1 <= min(stays)) for end in ends[1:])],
+    "inside": [True, *(bool(t <= min(stays)) for t in middles[1:])],
     "color_change": [_color_change(things[0], later) for later in things],
   }
 
