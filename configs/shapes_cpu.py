@@ -16,13 +16,13 @@ Commands:
   pyramid-evaluate --workdir=runs/shapes_cpu/dit --n=128 --batch=32 \\
     --out=runs/shapes_cpu/evaluation
 Hardware: two CPU cores, 6 GB of memory.
-Expected: 61% of generated clips are right in all (128 clips of held-out
-  captions; 52 to 69%), 53% of those with a pair of shape and color that
-  training never shows; docs/shapes.md has the rest. Held-out PSNR 26.7 dB.
-  With 3,200 steps of the transformer all commands up to its end took 1,677 s on
-  two idle cores (clips 29, VAE 708, latents 162, transformer 778), programs
-  compiled before; with the 3,600 here it is about 100 s more, and compiling
-  takes about 60. Those 3,200 steps gave 48% (39 to 56).
+Expected: 62% of generated clips are right in all (128 clips of held-out
+  captions; 54 to 70%), 48% of those with a pair of shape and color that
+  training never shows; docs/shapes.md has the rest. Held-out PSNR 28.3 dB.
+  About 29 minutes by the speeds of two idle cores (clips 40 s, VAE 690, latents
+  160, transformer 800, compiling 60). Not run idle in this form: beside other
+  work it took 52. With half as many images for the VAE and 3,200 steps of the
+  transformer all of it took 1,677 s, programs compiled before.
 """
 
 from pyramid_jax.config import settings
