@@ -7,6 +7,7 @@ Legend: B samples, R rows (2B with guidance), M text tokens, T frames.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,18 +58,15 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
   Raises:
     ConfigError: settings that make no run, or rows that the mesh cannot split.
   """
-  parts = config.train.microbatches
+  step = functools.partial(_step, microbatches=config.train.microbatches)
   if config.kind == "dit":
     dit.check_row(config, mesh.devices.flat[0].platform)
     program = dit.make_program(config)
     rows = config.latents.rows
-    check_parts(mesh, "config.latents.rows", rows, parts)
-    return [_step("training step", program, mesh, row_batch(config), rows)]
+    return [step("training step", program, mesh, row_batch(config), rows)]
   program = vae.make_program(config, LPIPSConfig())  # of VGG16, as released
-  for shape in (s for phase in config.videos.phases for s in phase.shapes):
-    check_parts(mesh, "a phase's batch", shape.batch, parts)
   return [
-    _step(
+    step(
       f"training step on {p.batch} clips of {p.frames} x {p.height} x "
       f"{p.width}",
       program,
@@ -94,8 +92,11 @@ def of_vae(config: Config) -> Config:
   )
 
 
-def _step(name: str, program: Program, mesh: Mesh, batch, rows: int) -> Job:
+def _step(
+  name: str, program: Program, mesh: Mesh, batch, rows: int, microbatches: int
+) -> Job:
   sharding.local_rows(mesh, rows)  # refuses what cannot be split
+  check_parts(mesh, "a step's batch", rows, microbatches)
   args, frozen = program.arguments(mesh, batch)
   state = args[0]
   parts = {

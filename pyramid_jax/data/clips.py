@@ -49,11 +49,13 @@ class Source(Protocol):
 
   Attributes:
     names: for messages.
+    ids: the same wherever the clips lie.
     lengths: frames, at the asked rate.
     images: which of them are image files.
   """
 
   names: list[str]
+  ids: list[str]
   lengths: np.ndarray
   images: np.ndarray
 
@@ -72,6 +74,7 @@ class ShapeSource:
     self.stored = Stored(folder, split)
     count = len(self.stored)
     self.names = [f"{folder}, {split} clip {i}" for i in range(count)]
+    self.ids = [f"{self.stored.settings} {split} {i}" for i in range(count)]
     self.lengths = np.full(count, self.stored.settings.frames)
     self.images = np.zeros(count, bool)
 
@@ -90,6 +93,7 @@ class FileSource:
     fps: float,
   ):
     self.names = [str(item.path) for item in items]
+    self.ids = [item.id for item in items]
     self.lengths = np.array([len(t.picks) for t in timelines], int)
     self.images = np.array([item.kind == "image" for item in items])
     self.timelines, self.fps = list(timelines), fps
@@ -138,7 +142,7 @@ class TrainingClips:
   Attributes:
     schedule: which shape each batch has.
     skipped: files that are left out, with the reasons.
-    settings: which clips there are, by name; beside the config's settings the
+    settings: which clips there are, by id; beside the config's settings the
       rows of a step depend on nothing else.
 
   Raises:
@@ -267,8 +271,8 @@ def to_float(frames: np.ndarray) -> np.ndarray:
 
 
 def _summary(source: Source) -> str:
-  """How many clips, and a hash of their names, lengths and kinds."""
-  lists = source.names, source.lengths.tolist(), source.images.tolist()
+  """How many clips, and a hash of their ids, lengths and kinds."""
+  lists = source.ids, source.lengths.tolist(), source.images.tolist()
   digest = hashlib.sha256(json.dumps(lists).encode()).hexdigest()
   return f"{len(source.names)} ({digest[:16]})"
 

@@ -210,10 +210,12 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   log.info("continuing from step %d.", checkpoints.latest)
   saved, meta = checkpoints.meta()
   require_same(saved, config, checkpoints.folder)
-  changed = "plan" in meta and require_same_rows(  # VAEs had none at first
-    meta["plan"], task.meta.get("plan"), checkpoints.folder,
-    checkpoints.latest, config.train.new_data,
-  )  # fmt: skip
+  changed = []
+  if "plan" in meta or config.kind == "dit":  # VAEs had none at first
+    changed = require_same_rows(
+      meta.get("plan"), task.meta.get("plan"), checkpoints.folder,
+      checkpoints.latest, config.train.new_data,
+    )  # fmt: skip
   if changed:
     log.warning(
       "going on with other rows (were -> are): %s", "; ".join(changed)

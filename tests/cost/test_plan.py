@@ -73,11 +73,11 @@ def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
       "needs 16 devices; there are 8",
     ),
     (["topology=cpu:8", "config.mesh.data=0"], "needs 0 devices; there are 8"),
-    (["topology=cpu:8", "config.latents.rows=9"], "rows 9 is not a multiple"),
+    (["topology=cpu:8", "config.latents.rows=9"], "9 rows cannot be split"),
     (
       ["topology=cpu:2", "config.train.microbatches=2"]
       + ["config.latents.rows=2"],
-      "rows 2 is not a multiple of config.train.microbatches 2 x data x fsdp 2",
+      "a step's batch 2 is not a multiple of config.train.microbatches 2 x",
     ),
     (["topology=cpu:8", "slices=3"], r"mesh\.data 1 is not a .* --slices=3"),
     (

@@ -77,6 +77,9 @@ def test_what_the_rows_depend_on_changes_with_the_files(folder, tmp_path):
   assert before == TrainingClips(config, seed=4).settings
   (tmp_path / "later.mp4").write_bytes((folder / "2.mp4").read_bytes())
   after = TrainingClips(config, seed=3).settings
+  # where they lie does not matter
+  there = VideoDataConfig(str(folder), PHASES)
+  assert before == TrainingClips(there, seed=3).settings
   assert before["clips to train on"] != after["clips to train on"]
   (tmp_path / "later.mp4").unlink()
   assert TrainingClips(config, seed=3).settings == before

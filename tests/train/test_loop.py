@@ -206,6 +206,16 @@ def test_a_run_that_cannot_be_finished_loses_one_step_at_most(
   assert saved == {"3", "6", "8"}
 
 
+def test_a_run_that_does_not_name_its_rows_is_told(store, whole, tmp_path):
+  workdir = shutil.copytree(whole[2], tmp_path / "before")
+  (meta,) = (workdir / "checkpoints" / "8" / "meta").glob("metadata")
+  values = json.loads(meta.read_text())
+  del values["plan"]
+  meta.write_text(json.dumps(values))
+  with pytest.raises(CheckpointError, match="that of an earlier version"):
+    train(small_run.config(store, STEPS + 1), workdir)
+
+
 def test_errors_of_one_process_are_not_taken_for_a_lost_one(monkeypatch):
   def error_after(text):
     with pytest.raises(Exception) as raised, loop._peers():
