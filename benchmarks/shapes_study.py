@@ -111,7 +111,14 @@ def measure(args, name: str, flags: dict[str, list[str]], last: int) -> bool:
     found = json.loads(made.read_text())
     if found == wanted:
       return False
-    raise SystemExit(f"{made} has {found}, now {wanted}; choose another --out.")
+    other = [
+      f"{key} {found.get(key)}, now {wanted.get(key)}"
+      for key in sorted(found.keys() | wanted.keys())
+      if found.get(key) != wanted.get(key)
+    ]
+    raise SystemExit(
+      f"{folder} was done otherwise ({'; '.join(other)}); choose another --out."
+    )
   shapes_report.write_text(made, json.dumps(wanted))
   workdir = args.workdir
   if "train" in flags:

@@ -27,6 +27,7 @@ def scripts():
         "pictures",
         "results",
         "studies",
+        "variants",
       )
     }
   finally:
@@ -115,18 +116,19 @@ def test_commands_at_once_lose_no_result_and_do_nothing_twice(
 
 def test_every_study_compares_variants_that_are_run(scripts):
   cases, studies = scripts["cases"], scripts["studies"]
+  variants = scripts["variants"]
   of_paths = [x for x in studies.MEASURES if x.startswith(("str", "error"))]
   used = {v for s in studies.STUDIES.values() for v in s.variants}
-  assert used == set(cases.VARIANTS)
+  assert used == set(variants.VARIANTS)
   for study in studies.STUDIES.values():
     assert set(study.columns) | set(study.decided_by) <= set(studies.MEASURES)
     for name in study.columns:
       needs = {"long": name in studies.LONG, "paths": name in of_paths}
       for part in (part for part, needed in needs.items() if needed):
         for variant in study.variants:
-          assert getattr(cases.VARIANTS[variant], part), (variant, part)
-  for variant in cases.VARIANTS.values():
-    shared = cases.TASKS[variant.task].settings
+          assert getattr(variants.VARIANTS[variant], part), (variant, part)
+  for variant in variants.VARIANTS.values():
+    shared = variants.TASKS[variant.task].settings
     ours = {**shared, **variant.settings}
     assert work(cases, ours) == work(cases, shared)
 
@@ -148,7 +150,7 @@ def test_variants_about_later_frames_share_a_training_on_images(
   monkeypatch.setattr(cases.Case, "measure", lambda *_: {"frechet": 0})
 
   def run(name, seed=0):
-    case = cases.Case(name, seed, cases.FULL, tmp_path, tmp_path)
+    case = cases.Case(name, seed, scripts["variants"].FULL, tmp_path, tmp_path)
     ran.clear()
     return case, case.run(), [parts(words) for words in ran]
 
@@ -175,10 +177,10 @@ def test_variants_about_later_frames_share_a_training_on_images(
 
 def test_another_setting_is_another_case(scripts, tmp_path):
   cases = scripts["cases"]
-  case = cases.Case("pyramid", 0, cases.FULL, tmp_path, tmp_path)
+  case = cases.Case("pyramid", 0, scripts["variants"].FULL, tmp_path, tmp_path)
   kept = {case.key: {"settings": case.settings}}
   assert case.done(kept)
-  small = cases.Case("pyramid", 0, cases.TINY, tmp_path, tmp_path)
+  small = cases.Case("pyramid", 0, scripts["variants"].TINY, tmp_path, tmp_path)
   assert not small.done(kept) and small.folder != case.folder
   heldout = case.heldout
   assert small.heldout != heldout
@@ -191,7 +193,7 @@ def test_another_setting_is_another_case(scripts, tmp_path):
 
 def test_another_config_file_is_another_case(scripts, tmp_path, monkeypatch):
   cases = scripts["cases"]
-  case = cases.Case("pyramid", 0, cases.FULL, tmp_path, tmp_path)
+  case = cases.Case("pyramid", 0, scripts["variants"].FULL, tmp_path, tmp_path)
   text, before = cases.CONFIG.read_text(), case.settings
   changed = tmp_path / "config.py"
   monkeypatch.setattr(cases, "CONFIG", changed)
@@ -212,7 +214,7 @@ def test_a_step_that_was_missed_is_not_measured_later(
   cases = scripts["cases"]
   monkeypatch.setattr(cases, "command", lambda *_: pytest.fail("trained"))
   monkeypatch.setattr(cases.checkpoint, "latest_step", lambda _: 300)
-  case = cases.Case("pyramid", 0, cases.FULL, tmp_path, tmp_path)
+  case = cases.Case("pyramid", 0, scripts["variants"].FULL, tmp_path, tmp_path)
   with pytest.raises(SystemExit, match="at step 300, and step 150 was not"):
     case.run()
 
@@ -227,7 +229,7 @@ def test_weights_are_shared_once_their_own_case_is_measured(
     lambda self: ran.append(self.key) or {"settings": self.settings},
   )  # fmt: skip
   base, other = (
-    cases.Case(name, 0, cases.FULL, tmp_path, tmp_path)
+    cases.Case(name, 0, scripts["variants"].FULL, tmp_path, tmp_path)
     for name in ("pyramid", "no corrective noise")
   )
   kept = tmp_path / "kept.json"

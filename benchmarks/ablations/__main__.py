@@ -22,17 +22,9 @@ import sys
 import document
 import pictures
 import results
-from cases import (
-  FULL,
-  ROOT,
-  STEPS_A_UNIT,
-  TASKS,
-  TINY,
-  VARIANTS,
-  Case,
-  base_settings,
-)
+from cases import ROOT, Case, base_settings
 from studies import BASE, STUDIES
+from variants import FULL, STEPS_A_UNIT, TASKS, TINY, VARIANTS
 
 from pyramid_jax import checkpoint
 

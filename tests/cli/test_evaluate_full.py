@@ -97,3 +97,6 @@ def test_the_study_fills_its_table_variant_by_variant(tmp_path, workdirs):
     tmp_path / "as_configured" / "results.json"
   ).stat().st_mtime_ns == kept
   assert (tmp_path / "study.png").stat().st_size > 1000
+  other = go_on("--n=3")
+  assert other.returncode == 1
+  assert "as_configured was done otherwise (clips 2, now 3)" in other.stderr
