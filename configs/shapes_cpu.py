@@ -21,8 +21,8 @@ Expected: 62% of generated clips are right in all (128 clips of held-out
   training never shows; docs/shapes.md has the rest. Held-out PSNR 28.3 dB.
   About 29 minutes by the speeds of two idle cores (clips 40 s, VAE 690, latents
   160, transformer 800, compiling 60). Not run idle in this form: beside other
-  work it took 52. With other steps (VAE 800 and 1,200, transformer 3,200) all of
-  it took 1,677 s of two idle cores, programs compiled before.
+  work it took 52. With other steps (VAE 800 and 1,200, transformer 3,200) it
+  took 1,677 s on two idle cores, programs compiled before.
 """
 
 from pyramid_jax.config import settings
