@@ -175,6 +175,35 @@ def test_variants_about_later_frames_share_a_training_on_images(
   )
 
 
+def test_a_clip_is_scored_as_long_as_its_task_makes_it_or_as_long_as_asked(
+  scripts, tmp_path, monkeypatch
+):
+  cases, ran = scripts["cases"], []
+
+  def command(*words):
+    ran.append(words)
+    (out,) = (w.split("=", 1)[1] for w in words if w.startswith("--out="))
+    rate = {"hits": 1, "n": 2}
+    found = {"attributes": {"shape": rate}, "all correct": rate, "windows": []}
+    found |= dict.fromkeys(("flicker", "color drift", "shape drift"), 0.0)
+    path = pathlib.Path(out) / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"summary": found}))
+
+  monkeypatch.setattr(cases, "command", command)
+  case = cases.Case(
+    "1 stage, images", 0, scripts["variants"].FULL, tmp_path, tmp_path
+  )
+  assert case.latents == tmp_path / "image_latents"
+  made = cases.flags(case.variant, 0, tmp_path)
+  assert "--config.generate.frames=1" in made
+  assert f"--config.videos.path={tmp_path / 'images'}" in made
+  assert case.scores("step_400", 128)["all correct"] == 0.5
+  assert case.scores("long", 32, 65)["attributes"] == 0.5
+  frames = [[w for w in words if "--frames" in w] for words in ran]
+  assert frames == [[], ["--frames=65"]]
+
+
 def test_another_setting_is_another_case(scripts, tmp_path):
   cases = scripts["cases"]
   case = cases.Case("pyramid", 0, scripts["variants"].FULL, tmp_path, tmp_path)

@@ -46,9 +46,10 @@ def check_folder(folder: pathlib.Path, chosen: list[Case]) -> None:
     SystemExit: names what is missing and the commands that make it.
   """
   trained = [*chosen, *(case.start for case in chosen if case.start)]
-  stores = {case.latents.name: "metadata.json" for case in trained}
+  tasks = [TASKS[case.variant.task] for case in trained]
+  stores = {name for task in tasks for name in (task.clips, task.latents)}
   parts = {
-    "shapes": "metadata.json", "text": "", "vae": "checkpoints", **stores
+    "text": "", "vae": "checkpoints", **dict.fromkeys(stores, "metadata.json")
   }  # fmt: skip
   missing = [k for k, file in parts.items() if not (folder / k / file).exists()]
   if missing:
@@ -92,7 +93,8 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     tokens=clips["latents.latent_tokens"] + clips["latents.text_tokens"],
     steps=size.steps["clips"][-1], image_steps=size.steps["images"][-1],
     motion_steps=size.steps["motion"][-1], scored=size.scored["clips"],
-    motion_scored=size.scored["motion"], latents=size.latents,
+    motion_scored=size.scored["motion"], stills_steps=size.steps["stills"][-1],
+    stills_scored=size.scored["stills"], latents=size.latents,
     vae_steps=checkpoint.latest_step(cases[0].shared / "vae"),
     seeds=len(size.seeds), features=2 * channels,
   )  # fmt: skip

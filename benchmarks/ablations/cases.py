@@ -76,10 +76,11 @@ def cpu_seconds() -> float:
 
 def flags(variant: Variant, seed: int, folder: pathlib.Path) -> list[str]:
   """What pyramid-train gets, apart from the number of steps."""
+  task = TASKS[variant.task]
   values = {
-    **TASKS[variant.task].settings,
+    **task.settings,
     "text.path": str(folder / "text"),
-    "videos.path": str(folder / "shapes"),
+    "videos.path": str(folder / task.clips),
     "seed": seed,
     **variant.settings,
   }
@@ -240,14 +241,14 @@ class Case:
       *flags(self.variant, self.seed, self.shared),
     )  # fmt: skip
 
-  def scores(self, part: str, clips: int, frames: int = 17) -> dict:
-    """What pyramid-evaluate reads from clips."""
+  def scores(self, part: str, clips: int, frames: int | None = None) -> dict:
+    """What pyramid-evaluate reads from clips; as long as the task's."""
     out = self.folder / part
     if not (out / "results.json").exists():
       command(
         "-m", "pyramid_jax.cli.evaluate", f"--workdir={self.workdir}",
         f"--out={out}", f"--n={clips}", f"--seed={self.seed}", "--batch=16",
-        f"--frames={frames}", *self.variant.sampled_as,
+        *([f"--frames={frames}"] if frames else []), *self.variant.sampled_as,
       )  # fmt: skip
     summary = json.loads((out / "results.json").read_text())["summary"]
     rates = [x["hits"] / x["n"] for x in summary["attributes"].values()]

@@ -8,6 +8,7 @@ DISTANCES = {
   "covariance": ("gamma 0", "gamma 1/9", "gamma 2/9", "pyramid"),
   "training": ("pyramid", "independent noise", "stages 1:2:1"),
 }
+IMAGES = ("pyramid, images", "1 stage, images")
 LATER_FRAMES = ("autoregressive", "full sequence", "bidirectional",
                 "clean history")  # fmt: skip
 CLIPS = 6  # of the sheet
@@ -22,11 +23,13 @@ def plots(
   matplotlib.use("Agg")
   from matplotlib import pyplot as plt
 
-  figure, axes = plt.subplots(3, 3, figsize=(13, 10))
+  figure, axes = plt.subplots(4, 3, figsize=(13, 13))
   spots = iter(axes.flat)
   of = measures["Frechet distance"].of
   title = "Frechet distance"
   over_compute(next(spots), found, "frechet", title, ("pyramid", "1 stage"))
+  for name, label in (("frechet", title), ("all correct", "all correct")):
+    over_compute(next(spots), found, name, f"images: {label}", IMAGES)
   for title, variants in DISTANCES.items():
     dots(next(spots), found, of, f"Frechet distance: {title}", variants)
   of, title = measures["all correct"].of, "after images: all correct"
@@ -35,6 +38,8 @@ def plots(
   neighbours(next(spots), found)
   windows(next(spots), found)
   errors(next(spots), found)
+  for spot in spots:
+    spot.axis("off")
   figure.tight_layout()
   beside = path.with_name(f".{path.stem}.partial.png")
   figure.savefig(beside, dpi=80)

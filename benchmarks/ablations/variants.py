@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from studies import BASE, MOTION_BASE
+from studies import BASE, MOTION_BASE, STILLS_BASE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +29,26 @@ class Size:
 
 FULL = Size(
   (0, 1, 2),
-  steps={"clips": (150, 300, 600), "images": (1200,), "motion": (400, 800)},
-  scored={"clips": 32, "motion": 128},
+  steps={
+    "clips": (150, 300, 600),
+    "stills": (400, 800, 1600),
+    "images": (1200,),
+    "motion": (400, 800),
+  },
+  scored={"clips": 32, "stills": 128, "motion": 128},
   long=32,
   long_frames=65,
   latents=80,
 )
 TINY = Size(
   (0,),
-  steps={"clips": (20, 21), "images": (21,), "motion": (21,)},
-  scored={"clips": 2, "motion": 2},
+  steps={
+    "clips": (20, 21),
+    "stills": (20, 21),
+    "images": (21,),
+    "motion": (21,),
+  },
+  scored={"clips": 2, "stills": 2, "motion": 2},
   long=1,
   long_frames=33,
   latents=4,
@@ -64,13 +74,16 @@ class Task:
   """What is learned.
 
   Attributes:
-    settings: in place of those of configs/shapes_cpu.py.
+    settings: in place of those of configs/shapes_cpu.py; what is scored has
+      generate.frames, too.
     latents: name of their folder.
+    clips: name of the folder with the true ones and their captions.
     after: the task whose weights a run starts from.
   """
 
   settings: dict
   latents: str = "latents"
+  clips: str = "shapes"
   after: str = ""
 
 
@@ -80,23 +93,33 @@ ALL = {
   "train.save_every": 10**6,
   "train.keep": 1,
 }
+# A token is one latent value in place, so that four stages fit into 8 x 8
+# latents, and no patch hides what happens within a block.
+UNPATCHED = {
+  "model.patch": 1,
+  "model.table_size": 8,
+  "model.layers": 4,
+  "model.heads": 3,
+  "latents.rows": 2,
+  "latents.segments": 24,
+  "latents.stage_weights": (),
+  "latents.window": 512,
+  "optimizer.schedule": "constant",
+  **ALL,
+}
 TASKS = {
-  # A token is one latent value in place, so that four stages fit into 8 x 8
-  # latents, and no patch hides what happens within a block.
-  "clips": Task(
+  "clips": Task({**UNPATCHED, **pyramid(3, 96)}),
+  # the paper's Fig. 7 is of images; alone they are learned in the same time
+  "stills": Task(
     {
-      "model.patch": 1,
-      "model.table_size": 8,
-      "model.layers": 4,
-      "model.heads": 3,
-      "latents.rows": 2,
-      "latents.segments": 24,
-      "latents.stage_weights": (),
-      "latents.window": 512,
-      "optimizer.schedule": "constant",
-      **ALL,
-      **pyramid(3, 96),
-    }
+      **UNPATCHED,
+      "optimizer.learning_rate": 5e-3,
+      "optimizer.ema": 0.99,
+      "generate.frames": 1,
+      **pyramid(3, 144),
+    },
+    latents="image_latents",
+    clips="images",
   ),
   # What later frames do is seen only where the first shows an object; with
   # images alone, all attention and all history are the same.
@@ -145,6 +168,8 @@ VARIANTS = {
   "gamma 1/9": Variant({"flow.gamma": 1 / 9}),
   "gamma 2/9": Variant({"flow.gamma": 2 / 9}),
   "stages 1:2:1": Variant({"latents.stage_weights": (1.0, 2.0, 1.0)}),
+  STILLS_BASE: Variant(task="stills", over_compute=True),
+  "1 stage, images": Variant(pyramid(1, 72), task="stills", over_compute=True),
   MOTION_BASE: Variant(task="motion", over_compute=True, long=True),
   "full sequence": Variant(
     {

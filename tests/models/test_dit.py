@@ -1,7 +1,6 @@
 """Both transformers against the released code, and what packing promises."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -138,11 +137,9 @@ def test_remat_changes_the_program_but_not_the_gradient(remat):
   plain, expected = grad_of("none")
   program, actual = grad_of(remat)
   assert program.count("remat") > plain.count("remat")
-  jax.tree.map(
-    # the same sums, fused differently
-    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-    actual, expected,
-  )  # fmt: skip
+  # the same sums, fused differently: some roundings of float32
+  errors = jax.tree.map(reference.max_error, actual, expected)
+  assert max(jax.tree.leaves(errors)) < 1e-5
 
 
 def test_bfloat16_compute_stays_near_float32():
