@@ -16,13 +16,13 @@ Commands:
   pyramid-evaluate --workdir=runs/shapes_cpu/dit --n=128 --batch=32 \\
     --out=runs/shapes_cpu/evaluation
 Hardware: two CPU cores, 6 GB of memory.
-Expected: 62% of generated clips are right in all (128 clips of held-out
-  captions; 54 to 70%), 48% of those with a pair of shape and color that
+Expected: 64% of generated clips are right in all (128 clips of held-out
+  captions; 55 to 72%), 56% of those with a pair of shape and color that
   training never shows; docs/shapes.md has the rest. Held-out PSNR 28.3 dB.
-  About 29 minutes by the speeds of two idle cores (clips 40 s, VAE 690, latents
-  160, transformer 800, compiling 60). Not run idle in this form: beside other
-  work it took 52. With other steps (VAE 800 and 1,200, transformer 3,200) it
-  took 1,677 s on two idle cores, programs compiled before.
+  About 35 minutes by the speeds of two cores that nothing else used (clips 40
+  s, VAE 950, latents 190, transformer 870, compiling 80). Cores differ: others
+  took 1,677 s for all of it with VAE 800 and 1,200 and transformer 3,200, whose
+  steps were then a quarter slower beside the same others.
 """
 
 from pyramid_jax.config import settings
