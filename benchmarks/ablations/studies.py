@@ -139,7 +139,8 @@ STUDIES = {
     "Spatial pyramid, images",
     "As above; the paper's figure is of images.",
     "Models that see single images alone, at rows of as many tokens as above. "
-    "True images have a Frechet distance of {distance:.3f} to others.",
+    "True images have a Frechet distance of {distance:.3f} to true ones of "
+    "other captions.",
     (STILLS_BASE, "1 stage, images"),
     SCORES,
     SCORES,
