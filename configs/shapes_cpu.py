@@ -19,10 +19,10 @@ Hardware: two CPU cores, 6 GB of memory.
 Expected: 64% of generated clips are right in all (128 clips of held-out
   captions; 55 to 72%), 56% of those with a pair of shape and color that
   training never shows; docs/shapes.md has the rest. Held-out PSNR 28.3 dB.
-  About 35 minutes by the speeds of two cores that nothing else used (clips 40
-  s, VAE 950, latents 190, transformer 870, compiling 80). Cores differ: others
-  took 1,677 s for all of it with VAE 800 and 1,200 and transformer 3,200, whose
-  steps were then a quarter slower beside the same others.
+  Not run idle in this form. Beside other work the parts took 40 s (clips),
+  1,040 (VAE) and 260 (latents) on two cores, and the transformer 1,360 on one,
+  whose steps are 1.4 times as fast on two: 38 minutes. With other steps (VAE
+  800 and 1,200, transformer 3,200) all took 1,677 s on two other, idle cores.
 """
 
 from pyramid_jax.config import settings

@@ -228,14 +228,14 @@ def test_an_ablation_is_run_once_and_the_page_tells_what_was(
   listed = go_on("--list").stdout.splitlines()
   assert [line.split()[0] == "-" for line in listed] == [False] * 2 + [
     True
-  ] * 13
+  ] * 15
 
 
 def test_a_folder_without_latents_is_told_how_to_make_them(tmp_path):
   result = run(f"--folder={tmp_path}", "--most=0", script="ablations")
   assert result.returncode == 2
   assert (
-    f"{tmp_path} lacks shapes, text, vae, latents, image_latents"
+    f"{tmp_path} lacks text, vae, shapes, latents, images, image_latents"
     in result.stderr
   )
   assert "pyramid-encode --config=configs/shapes_cpu.py" in result.stderr

@@ -47,7 +47,7 @@ def check_folder(folder: pathlib.Path, chosen: list[Case]) -> None:
   """
   trained = [*chosen, *(case.start for case in chosen if case.start)]
   tasks = [TASKS[case.variant.task] for case in trained]
-  stores = {name for task in tasks for name in (task.clips, task.latents)}
+  stores = [name for task in tasks for name in (task.clips, task.latents)]
   parts = {
     "text": "", "vae": "checkpoints", **dict.fromkeys(stores, "metadata.json")
   }  # fmt: skip

@@ -48,8 +48,8 @@ variant meets {right} of the captions in full; the paper's effects are those of
 a model a thousand times larger.
 
 The same model learns more from single images alone: after {stills_steps} steps
-of as many tokens *{stills_base}* meets {stills_right} of {stills_scored}
-captions in full.
+of as many tokens, at half the rate, *{stills_base}* meets {stills_right}
+of {stills_scored} captions in full.
 
 What is asked of later frames (temporal pyramid, causal attention, corrupted
 history) needs first frames that show an object. There the transformer, its rows

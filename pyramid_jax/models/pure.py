@@ -175,9 +175,7 @@ REMAT = {
   "attention": ATTENTION,
   "layer": jax.checkpoint_policies.nothing_saveable,
 }
-
-
-FEW_LAYERS = 4
+FEW_LAYERS = 4  # that are not looped over
 
 
 def scan_layers(layers: nnx.Module, carry: Any, *args, remat: str = "none"):
