@@ -8,7 +8,8 @@ Every variant differs in one setting from the first, which is the run in
 --workdir as its config generates. A learning rate is trained anew by
 pyramid-train; all are measured by pyramid-evaluate on the same captions and
 seeds. Earlier checkpoints that the run has kept are measured, too, for the
-curve over training time, OUT/study.png. A variant that is done is kept in OUT,
+curve over training time, OUT/study.png: minutes from the first step, compiling
+included, as the run's metrics tell them. A variant that is done is kept in OUT,
 one that was stopped continues, so that the same command goes on; OUT/study.md
 is the table so far.
 """
@@ -68,6 +69,18 @@ def kept_steps(workdir: pathlib.Path) -> list[int]:
   """Of the checkpoints in a workdir."""
   folders = (workdir / "checkpoints").glob("[0-9]*")
   return sorted(int(f.name) for f in folders if f.name.isdigit())
+
+
+def minutes(workdir: pathlib.Path) -> dict[int, float]:
+  """Of training until each step that the workdir's metrics name."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  found, seconds, before = {}, 0.0, 0
+  for line in map(json.loads, lines):
+    if "steps_per_second" in line:
+      seconds += (line["step"] - before) / line["steps_per_second"]
+      before = line["step"]
+      found[before] = seconds / 60
+  return found
 
 
 def _sampled(*flags: str) -> dict[str, list[str]]:
@@ -138,15 +151,23 @@ def measure(args, name: str, flags: dict[str, list[str]], last: int) -> bool:
   return True
 
 
-def table(out: pathlib.Path, names: list[str]) -> str:
-  """All variants that are done, with 95% intervals."""
-  lines = [f"| variant | {' | '.join(COLUMNS)} | flicker |",
-           "|---" * (len(COLUMNS) + 2) + "|"]  # fmt: skip
-  for name in names:
+def table(
+  out: pathlib.Path, names: dict[str, int | None], time: dict[int, float]
+) -> str:
+  """All variants that are done, with 95% intervals.
+
+  Args:
+    names: with the step of the weights where that is all that differs.
+    time: minutes of training by steps.
+  """
+  lines = [f"| variant | minutes | {' | '.join(COLUMNS)} | flicker |",
+           "|---" * (len(COLUMNS) + 3) + "|"]  # fmt: skip
+  for name, step in names.items():
     found = rates(out, name)
     if not found:
       continue
-    cells = [_cell(found.get(column)) for column in COLUMNS]
+    cells = [f"{time[step]:.1f}" if step in time else ""]
+    cells += [_cell(found.get(column)) for column in COLUMNS]
     lines.append(
       f"| {name} | {' | '.join(cells)} | {found['flicker']['mean']:.2f} |"
     )
@@ -166,8 +187,8 @@ def rates(out: pathlib.Path, name: str) -> dict[str, dict]:
   }
 
 
-def curve(out: pathlib.Path, kept: list[int]) -> None:
-  """Draws accuracy over the steps that are measured."""
+def curve(out: pathlib.Path, kept: list[int], time: dict[int, float]) -> None:
+  """Draws accuracy over the time of training of the steps that are measured."""
   import matplotlib
 
   matplotlib.use("Agg")
@@ -175,18 +196,20 @@ def curve(out: pathlib.Path, kept: list[int]) -> None:
 
   names = {**{step: after(step) for step in kept[:-1]}, kept[-1]: BASE}
   found = {s: rates(out, name) for s, name in names.items()}
-  steps = [s for s in found if found[s]]
+  steps = [s for s in found if found[s] and s in time]
   figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
   for column in COLUMNS:
     shown = [s for s in steps if column in found[s]]
     at = [found[s][column] for s in shown]
     shares = [100 * rate["hits"] / rate["n"] for rate in at]
     thick = 3 if column == COLUMNS[0] else 1
-    axes.plot(shown, shares, marker="o", label=column, linewidth=thick)
+    at_minute = [time[s] for s in shown]
+    axes.plot(at_minute, shares, marker="o", label=column, linewidth=thick)
     if column == COLUMNS[0]:
       low, high = ([100 * rate[k] for rate in at] for k in ("low", "high"))
-      axes.fill_between(shown, low, high, alpha=0.2)
-  axes.set(xlabel="steps", ylabel="clips that show it, %", ylim=(0, 101))
+      axes.fill_between(at_minute, low, high, alpha=0.2)
+  axes.set(xlabel="minutes of training", ylim=(0, 101))
+  axes.set(ylabel="clips that show it, %")
   axes.legend(fontsize=8)
   beside = out / ".study.png"
   figure.savefig(beside, dpi=150)
@@ -228,15 +251,17 @@ def main():
   if not kept:
     parser.error(f"{args.workdir} has no checkpoints; train first.")
   found, left = variants(args.stages, args.tiny, kept), args.most
+  steps = {name: flags.get("step") for name, flags in found.items()}
+  steps[BASE], time = kept[-1], minutes(args.workdir)
   for name, flags in found.items():
     if left and measure(args, name, flags, kept[-1]):
       left -= 1
       args.out.mkdir(parents=True, exist_ok=True)
       shapes_report.write_text(
-        args.out / "study.md", table(args.out, list(found))
+        args.out / "study.md", table(args.out, steps, time)
       )
-      curve(args.out, kept)
-  print(table(args.out, list(found)), end="")
+      curve(args.out, kept, time)
+  print(table(args.out, steps, time), end="")
 
 
 if __name__ == "__main__":

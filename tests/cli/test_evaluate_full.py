@@ -93,6 +93,10 @@ def test_the_study_fills_its_table_variant_by_variant(tmp_path, workdirs):
     "| last weights, no EMA", "| guidance 0", "| 2 steps a stage",
     "| learning rate 0.0025",
   ]  # fmt: skip
+  rows = [line.split(" | ") for line in lines[2:]]
+  trained = [float(row[1]) for row in (*rows[1:-4], rows[0])]
+  assert trained == sorted(trained) and trained[0] > 0  # minutes
+  assert all(row[1] == "" for row in rows[-4:])
   assert (
     tmp_path / "as_configured" / "results.json"
   ).stat().st_mtime_ns == kept
