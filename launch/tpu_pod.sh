@@ -11,10 +11,10 @@
 #     --command='source pyramid_jax/launch/install.sh data,text,train,tpu'
 # with Python 3.11 or newer. The workdir is on a disk that all hosts share.
 # --worker=all starts them; the hosts find each other. When a process or a host
-# has died, or SIGTERM has stopped the run, all are started anew after PAUSE (60)
-# seconds and continue, RESTARTS (100) times at most; this machine has to stay
-# on. The end of the training ends it, and so does exit code 2, which is what a
-# person has to mend, such as a wrong flag or a full disk.
+# has died, or SIGTERM has stopped the run, all are started anew after PAUSE
+# (60) seconds and continue, RESTARTS (100) times at most; this machine has to
+# stay on. The end of the training ends it, and so does exit code 2, which is
+# what a person has to mend, such as a wrong flag or a full disk.
 set -euo pipefail
 : "${TPU:?the name of the TPU VM}" "${ZONE:?its zone}"
 start="${COMMAND:-pyramid-train} --distributed"
@@ -24,7 +24,7 @@ fi
 start+=$(printf ' %q' "$@")
 # the shell on a host reads no profile, which might have named these
 path='PATH="$PWD/.venv/bin:$HOME/.local/bin:$PATH"'
-# gcloud ends with the code of one host, which hides another's; each says its own
+# gcloud ends with the code of one host, which hides another's: each says it
 says='code=$?; echo "launch/tpu_pod.sh: exit code $code on $(hostname)"'
 remote="(cd ${FOLDER:-pyramid_jax} || exit 2; export $path; exec $start); $says"
 messages=$(mktemp)

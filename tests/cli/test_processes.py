@@ -1,6 +1,7 @@
 """Two processes meet, share rows and checkpoints, and keep their logs."""
 
 import collections
+import configparser
 import functools
 import json
 import os
@@ -184,6 +185,38 @@ def test_every_launcher_starts_the_same_command_with_flags_that_it_has():
   )  # fmt: skip
   assert '"$@"' in start
   assert flags_of(start) <= known and flags_of(start)
+
+
+def test_the_image_holds_what_its_container_is_started_with():
+  job = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
+  job = job["spec"]["replicatedJobs"][0]["template"]["spec"]
+  (container,) = job["template"]["spec"]["containers"]
+  lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+  steps = [line.split() for line in lines if line and line[0] != "#"]
+  assert ["WORKDIR", container["workingDir"]] in steps
+  copied = {}
+  for *what, where in (step[1:] for step in steps if step[0] == "COPY"):
+    copied |= {name: where.rstrip("/") for name in what}
+  root = LAUNCH.parent
+  assert all((root / name).exists() for name in copied)
+  (path,) = re.findall(r"--config=(\S+)", " ".join(container["command"]))
+  folder = path.split("/")[0]
+  assert (root / path).exists() and copied[folder] == folder
+  setup = configparser.ConfigParser()
+  setup.read(root / "setup.cfg")
+  # what installing reads
+  named = setup["metadata"]["long_description"].removeprefix("file: ")
+  for name in (named, setup["metadata"]["license_files"], "pyproject.toml"):
+    assert copied[name] == "."
+  (install,) = re.findall(r'pip install.*"\.\[(.*)\]"', "\n".join(lines))
+  extras = set(install.split(","))
+  assert {"train", "tpu"} <= extras <= set(setup["options.extras_require"])
+  (command,) = (
+    line.split(" = ")[0]
+    for line in setup["options.entry_points"]["console_scripts"].split("\n")
+    if line.endswith("cli.train:run")
+  )
+  assert container["command"][0] == command
 
 
 @pytest.mark.parametrize("name", ["gke.yaml", "tpu_pod.sh", "slurm.sh"])
