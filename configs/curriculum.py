@@ -3,14 +3,22 @@
 Command: those of configs/mmdit_2b_*.py and configs/miniflux_*.py, which are
   this file at one stage; pyramid-train --config=configs/curriculum.py:WHICH
   with mmdit or miniflux, then _image, _384p_2s, _384p_5s or _768p.
-Hardware: 128 devices of 32 GB and more, of 16 with --config.model.remat=layer;
-  rows are 128 for every stage.
+Hardware: devices of 32 GB and more, of 16 with --config.model.remat=layer; the
+  128 rows of every stage go over 128 at most, more need a tensor axis. The
+  meshes that docs/scale.md was planned with:
+    v5p-128   --config.mesh.fsdp=-1
+    v6e-256   --config.mesh.fsdp=-1 --config.mesh.tensor=2
+    128 A100  --config.mesh.data=-1 --config.mesh.fsdp=8
+    128 H100  --config.mesh.data=-1 --config.mesh.fsdp=8
 Expected: not run here; docs/scale.md has the plan.
 
 The length of the rows makes the mean number of samples a step the paper's.
 Planned on assumed clips (pyramid-plan prints them), a row holds 12.3, 5.9, 6.1
 and 3.0 samples in the order of the stages: 1574, 757, 781 and 379 a step, where
 the paper has 1536, 768, 768 and 384.
+
+Up to 20 steps of a stage may have a loss or gradient that is not finite; they
+change no weight. The next one ends the run, for which a person has to look.
 """
 
 import dataclasses
@@ -80,6 +88,7 @@ STAGES = {
 
 BEFORE = {"384p_2s": "image", "384p_5s": "384p_2s", "768p": "384p_5s"}
 REMAT = "matmuls"  # docs/scale.md says why
+MAX_NONFINITE = 20  # steps of a stage: a day's run does not end for one
 MODELS = {
   "mmdit": dict(model=dict(remat=REMAT), text=dict(path="text_encoders")),
   "miniflux": dict(
@@ -94,7 +103,7 @@ def get_config(which="mmdit_image"):
   model, stage = which.split("_", 1)
   values = dict(STAGES[stage], **MODELS[model])
   values["latents"] = dict(values["latents"], rows=128)
+  values["train"] = dict(values["train"], max_nonfinite=MAX_NONFINITE)
   if stage in BEFORE:
-    init = f"runs/{model}/{BEFORE[stage]}"
-    values["train"] = dict(values["train"], init=init)
+    values["train"]["init"] = f"runs/{model}/{BEFORE[stage]}"
   return settings(**values)

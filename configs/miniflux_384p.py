@@ -1,15 +1,20 @@
 """miniFLUX on 384p video: second stage of the curriculum.
 
-Command:
+Commands, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/miniflux_384p.py:2s \
-    --workdir=runs/miniflux/384p_2s \
-    --data=latents/384p,latents/images
+    --workdir=runs/miniflux/384p_2s --data=latents/384p,latents/images \
+    --config.mesh.data=-1 --config.mesh.fsdp=8
   pyramid-train --config=configs/miniflux_384p.py:5s \
-    --workdir=runs/miniflux/384p_5s \
-    --data=latents/384p,latents/images
-Hardware: 128 A100 of 80 GB; the paper reports
-  90 h for 80k steps at 2 s and 120k at 5 s (for the MM-DiT).
-Expected: not run here; docs/scale.md has the plan for other machines.
+    --workdir=runs/miniflux/384p_5s --data=latents/384p,latents/images \
+    --config.mesh.data=-1 --config.mesh.fsdp=8
+Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
+Hours reported in the paper, of the MM-DiT: 90 for 80k steps at 2 s and 120k at
+  5 s.
+Hours planned at 2 s: v5p-128 9.3 to 16.7, v6e-256 2.9 to 5.5, 128 A100
+  5.7 to 12.4, 128 H100 2.2 to 5.7.
+Hours planned at 5 s: v5p-128 16.7 to 29.1, v6e-256 5.0 to 9.2, 128 A100
+  10.3 to 20.9, 128 H100 3.2 to 9.4.
+Expected: not run here; docs/scale.md says how the hours were planned.
 Tokens a step: 128 rows of 5,248 + 384 (2s) or 6,240 + 416 (5s) latent and text
   tokens, 720,896 or 851,968 in all; 757 or 781 samples.
 """

@@ -1,13 +1,14 @@
 """miniFLUX on 768p video: last stage of the curriculum.
 
-Command:
+Command, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/miniflux_768p.py \
-    --workdir=runs/miniflux/768p \
-    --data=latents/768p,latents/images
-Hardware: 128 A100 of 80 GB; the paper reports
-  60 h for 50k steps at 5 to 10 s (for the
-  MM-DiT).
-Expected: not run here; docs/scale.md has the plan for other machines.
+    --workdir=runs/miniflux/768p --data=latents/768p,latents/images \
+    --config.mesh.data=-1 --config.mesh.fsdp=8
+Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
+Hours reported in the paper, of the MM-DiT: 60 for 50k steps at 5 to 10 s.
+Hours planned: v5p-128 27.0 to 37.5, v6e-256 4.6 to 9.0, 128 A100 18.1 to 24.6,
+  128 H100 5.7 to 9.5.
+Expected: not run here; docs/scale.md says how the hours were planned.
 Tokens a step: 128 rows of 16,128 latent and 256 text tokens, 2,097,152 in all;
   379 samples.
 """

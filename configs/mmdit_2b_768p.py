@@ -1,12 +1,14 @@
 """The 2 B MM-DiT on 768p video: last stage of the curriculum.
 
-Command:
+Command, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/mmdit_2b_768p.py \
-    --workdir=runs/mmdit/768p \
-    --data=latents/768p,latents/images
-Hardware: 128 A100 of 80 GB; the paper reports
-  60 h for 50k steps at 5 to 10 s.
-Expected: not run here; docs/scale.md has the plan for other machines.
+    --workdir=runs/mmdit/768p --data=latents/768p,latents/images \
+    --config.mesh.data=-1 --config.mesh.fsdp=8
+Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
+Hours reported in the paper: 60 for 50k steps at 5 to 10 s.
+Hours planned: v5p-128 19.9 to 29.1, v6e-256 4.2 to 7.8, 128 A100 13.2 to 18.8,
+  128 H100 4.2 to 7.4.
+Expected: not run here; docs/scale.md says how the hours were planned.
 Tokens a step: 128 rows of 16,128 latent and 256 text tokens, 2,097,152 in all;
   379 samples.
 """

@@ -3,11 +3,13 @@
 #   sbatch --nodes=16 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
 #     --config=configs/mmdit_2b_image.py --config.mesh.data=-1 \
 #     --config.mesh.fsdp=8 --workdir=/shared/runs/mmdit/image \
-#     --data=/shared/latents/images
+#     --data=/shared/latents/images --logs=/shared/runs/mmdit/image/logs
 # COMMAND=pyramid-encode sbatch ... starts that instead.
 # Run it in the folder of the project, with its environment active. Before the
-# time is over, or when the job is preempted, SIGTERM saves the run; the same
-# command, or requeueing, continues it.
+# time is over SIGTERM saves the run, and the job is queued anew and continues;
+# so it is when a process or a node has died, RESTARTS (100) times at most. The
+# end of the training ends it, and so does exit code 2, which is what a person
+# has to mend, such as a wrong flag or a full disk.
 #SBATCH --job-name=pyramid-train
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
@@ -18,6 +20,29 @@
 set -euo pipefail
 # By default JAX takes 75% of a GPU's memory; pyramid-plan counts on this much.
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
+start=("${COMMAND:-pyramid-train}" --distributed)
+if [ "${start[0]}" = pyramid-train ]; then
+  start+=(--stopped_code=143) # that of the other commands
+fi
+# What each process ended with stands in srun's messages alone: its own code is
+# the highest, which hides the mistake of one where the others were killed.
+messages=$(mktemp)
+trap 'rm -f "$messages"' EXIT
+exec 3>&1
+code=0
 # srun does not read --cpus-per-task of the job by itself.
-exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 --label \
-  "${COMMAND:-pyramid-train}" --distributed "$@"
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" --kill-on-bad-exit=1 --label \
+  "${start[@]}" "$@" 2>&1 >&3 | tee "$messages" >&2 || code=$?
+if [ "$code" -eq 0 ]; then
+  exit 0
+fi
+if grep -q '^srun: error: .*: Exited with exit code 2$' "$messages"; then
+  exit 2
+fi
+restarts=${SLURM_RESTART_COUNT:-0}
+if [ "$restarts" -ge "${RESTARTS:-100}" ]; then
+  echo "launch/slurm.sh: exit code $code, no restart after $restarts." >&2
+  exit "$code"
+fi
+echo "launch/slurm.sh: exit code $code, restart $((restarts + 1))." >&2
+scontrol requeue "$SLURM_JOB_ID"

@@ -3,18 +3,51 @@
 # there is gke.yaml.
 #   TPU=my-pod ZONE=us-east5-a bash launch/tpu_pod.sh \
 #     --config=configs/mmdit_2b_image.py --workdir=/mnt/shared/runs/mmdit/image \
-#     --data=/mnt/shared/latents/images
+#     --data=/mnt/shared/latents/images --logs=/mnt/shared/runs/mmdit/image/logs
 # COMMAND=pyramid-encode TPU=... starts that instead.
 # FOLDER is where the project lies on the hosts (pyramid_jax, in the home). It is
 # installed there, into .venv, once:
 #   gcloud compute tpus tpu-vm ssh my-pod --zone=us-east5-a --worker=all \
 #     --command='source pyramid_jax/launch/install.sh data,text,train,tpu'
 # with Python 3.11 or newer. The workdir is on a disk that all hosts share.
-# --worker=all starts them; the hosts find each other.
+# --worker=all starts them; the hosts find each other. When a process or a host
+# has died, or SIGTERM has stopped the run, all are started anew after PAUSE
+# (60) seconds and continue, RESTARTS (100) times at most; this machine has to
+# stay on. The end of the training ends it, and so does exit code 2, which is
+# what a person has to mend, such as a wrong flag or a full disk.
 set -euo pipefail
 : "${TPU:?the name of the TPU VM}" "${ZONE:?its zone}"
-arguments=$(printf ' %q' "$@")
+start="${COMMAND:-pyramid-train} --distributed"
+if [ "${COMMAND:-pyramid-train}" = pyramid-train ]; then
+  start+=" --stopped_code=143" # that of the other commands
+fi
+start+=$(printf ' %q' "$@")
 # the shell on a host reads no profile, which might have named these
 path='PATH="$PWD/.venv/bin:$HOME/.local/bin:$PATH"'
-exec gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
-  --command="cd ${FOLDER:-pyramid_jax} && export $path && exec ${COMMAND:-pyramid-train} --distributed$arguments"
+# gcloud ends with the code of one host, which hides another's: each says it
+says='code=$?; echo "launch/tpu_pod.sh: exit code $code on $(hostname)"'
+remote="(cd ${FOLDER:-pyramid_jax} || exit 2; export $path; exec $start); $says"
+messages=$(mktemp)
+trap 'rm -f "$messages"' EXIT
+trap 'exit 130' INT # also where gcloud ends in order
+for ((restarts = 0; ; restarts++)); do
+  code=0
+  gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
+    --command="$remote; exit \$code" | tee "$messages" || code=$?
+  if [ "$code" -eq 0 ]; then
+    exit 0
+  fi
+  # 127: it is not installed
+  if grep -q '^launch/tpu_pod.sh: exit code \(2\|127\) ' "$messages"; then
+    exit 2
+  fi
+  if [ "$restarts" -eq 0 ] && [ ! -s "$messages" ]; then
+    exit "$code" # gcloud has not reached a host, and said why
+  fi
+  if [ "$restarts" -ge "${RESTARTS:-100}" ]; then
+    echo "launch/tpu_pod.sh: exit code $code, no restart after $restarts." >&2
+    exit "$code"
+  fi
+  echo "launch/tpu_pod.sh: exit code $code, restart $((restarts + 1))." >&2
+  sleep "${PAUSE:-60}"
+done

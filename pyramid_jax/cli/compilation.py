@@ -11,7 +11,8 @@ flags.DEFINE_string(
   "compilation_cache",
   FOLDER,
   "Folder in which compiled programs are kept; empty: none. What "
-  "JAX_COMPILATION_CACHE_DIR names comes before the default.",
+  "JAX_COMPILATION_CACHE_DIR names comes before the default, which is "
+  "WORKDIR/compiled where several processes train.",
 )
 
 
@@ -31,15 +32,22 @@ class Programs:
     )
 
 
-def use_cache() -> Programs:
+def use_cache(shared: str = "") -> Programs:
   """Turns the cache on and counts, from now on.
 
-  Several processes may share the folder; only the first of them writes.
+  Several processes may share the folder; only the first of them writes, so
+  where they do not, the others compile anew at every start.
+
+  Args:
+    shared: a folder that all processes see. If there are several and no other
+      folder is named, programs are kept under it.
   """
   import jax
 
   path = flags.FLAGS.compilation_cache
   if not flags.FLAGS["compilation_cache"].present:
+    if shared and jax.distributed.is_initialized():
+      path = os.path.join(shared, "compiled")
     path = jax.config.jax_compilation_cache_dir or path
   programs = Programs(str(pathlib.Path(path).expanduser()) if path else "")
   if not path:

@@ -56,7 +56,7 @@ def main() -> int:
   config = with_data(config_flag.get(), F.data)
   # here, so that mistakes in flags are told before JAX is imported
   processes.start()
-  programs = compilation.use_cache()
+  programs = compilation.use_cache(shared=F.workdir)
   from pyramid_jax import sharding
   from pyramid_jax.cost.utilisation import utilisation
   from pyramid_jax.train import dit_task, loop, vae_task

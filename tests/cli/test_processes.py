@@ -1,6 +1,7 @@
 """Two processes meet, share rows and checkpoints, and keep their logs."""
 
 import collections
+import configparser
 import functools
 import json
 import os
@@ -177,13 +178,45 @@ def test_every_launcher_starts_the_same_command_with_flags_that_it_has():
   assert flags_of(" ".join(container["command"])) <= known
   mounted = {m["name"] for m in container["volumeMounts"]}
   assert mounted == {v["name"] for v in job["template"]["spec"]["volumes"]}
-  for name in ("tpu_pod.sh", "slurm.sh", "local.sh"):
-    (start,) = re.findall(
-      r"^[^#\n]*(\${COMMAND:-pyramid-train}(?:.*\\\n)*.*)",
-      (LAUNCH / name).read_text(), re.MULTILINE,
-    )  # fmt: skip
-    assert '"$@"' in start or "$arguments" in start
-    assert flags_of(start) <= known and flags_of(start)
+  assert {"distributed", "stopped_code"} <= known  # slurm.sh, tpu_pod.sh
+  (start,) = re.findall(
+    r"^[^#\n]*(\${COMMAND:-pyramid-train}(?:.*\\\n)*.*)",
+    (LAUNCH / "local.sh").read_text(), re.MULTILINE,
+  )  # fmt: skip
+  assert '"$@"' in start
+  assert flags_of(start) <= known and flags_of(start)
+
+
+def test_the_image_holds_what_its_container_is_started_with():
+  job = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
+  job = job["spec"]["replicatedJobs"][0]["template"]["spec"]
+  (container,) = job["template"]["spec"]["containers"]
+  lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+  steps = [line.split() for line in lines if line and line[0] != "#"]
+  assert ["WORKDIR", container["workingDir"]] in steps
+  copied = {}
+  for *what, where in (step[1:] for step in steps if step[0] == "COPY"):
+    copied |= {name: where.rstrip("/") for name in what}
+  root = LAUNCH.parent
+  assert all((root / name).exists() for name in copied)
+  (path,) = re.findall(r"--config=(\S+)", " ".join(container["command"]))
+  folder = path.split("/")[0]
+  assert (root / path).exists() and copied[folder] == folder
+  setup = configparser.ConfigParser()
+  setup.read(root / "setup.cfg")
+  # what installing reads
+  named = setup["metadata"]["long_description"].removeprefix("file: ")
+  for name in (named, setup["metadata"]["license_files"], "pyproject.toml"):
+    assert copied[name] == "."
+  (install,) = re.findall(r'pip install.*"\.\[(.*)\]"', "\n".join(lines))
+  extras = set(install.split(","))
+  assert {"train", "tpu"} <= extras <= set(setup["options.extras_require"])
+  (command,) = (
+    line.split(" = ")[0]
+    for line in setup["options.entry_points"]["console_scripts"].split("\n")
+    if line.endswith("cli.train:run")
+  )
+  assert container["command"][0] == command
 
 
 @pytest.mark.parametrize("name", ["gke.yaml", "tpu_pod.sh", "slurm.sh"])
@@ -197,48 +230,149 @@ def test_a_launchers_example_is_a_run_that_needs_no_other(name):
   assert [data.removeprefix("/mnt").removeprefix("/shared/")] == sources
 
 
-def launched(tmp_path, script, stand_in, program, **environment):
-  """What a launcher starts, where `program` stands for one it cannot."""
+def launched(tmp_path, script, stand_ins, **environment):
+  """How a launcher ends, where programs stand for those it cannot start."""
   folder = tmp_path / "stand-ins"
   folder.mkdir()
-  (folder / stand_in).write_text(f"#!/bin/bash\n{program}\n")
-  (folder / stand_in).chmod(0o755)
+  for name, program in stand_ins.items():
+    (folder / name).write_text(f"#!/bin/bash\n{program}\n")
+    (folder / name).chmod(0o755)
   return subprocess.run(
     ["bash", LAUNCH / script, "--config=a b.py"],
     env={"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(tmp_path)}
     | environment,
-    check=True, capture_output=True, text=True,
-  ).stdout.splitlines()  # fmt: skip
+    capture_output=True, text=True,
+  )  # fmt: skip
+
+
+# of ssh to a host: what it is told to do
+REMOTE = 'cd; last="${*: -1}"; bash -c "${last#--command=}"'
+POD = {"TPU": "pod", "ZONE": "zone", "PAUSE": "0"}
+
+
+def on_the_host(home, place, program):
+  """Puts a pyramid-train there."""
+  (home / "pyramid_jax").mkdir()
+  (home / place).mkdir(parents=True)
+  command = home / place / "pyramid-train"
+  command.write_text(f"#!/bin/bash\n{program}\n")
+  command.chmod(0o755)
 
 
 @pytest.mark.parametrize("place", ["pyramid_jax/.venv/bin", ".local/bin"])
 def test_a_tpu_pods_hosts_find_what_is_installed_there(tmp_path, place):
-  (tmp_path / "pyramid_jax").mkdir()
-  (tmp_path / place).mkdir(parents=True)
-  command = tmp_path / place / "pyramid-train"
-  command.write_text('#!/bin/bash\npwd\nprintf "%s\\n" "$@"\n')
-  command.chmod(0o755)
-  remote = 'cd; last="${*: -1}"; exec bash -c "${last#--command=}"'
-  found = launched(
-    tmp_path, "tpu_pod.sh", "gcloud", remote, TPU="pod", ZONE="zone"
-  )
-  assert found == [
-    str(tmp_path / "pyramid_jax"), "--distributed", "--config=a b.py",
+  on_the_host(tmp_path, place, 'pwd\nprintf "%s\\n" "$@"')
+  found = launched(tmp_path, "tpu_pod.sh", {"gcloud": REMOTE}, **POD)
+  assert found.returncode == 0, found.stderr
+  *said, last = found.stdout.splitlines()
+  assert said == [
+    str(tmp_path / "pyramid_jax"), "--distributed", "--stopped_code=143",
+    "--config=a b.py",
   ]  # fmt: skip
+  assert last.startswith("launch/tpu_pod.sh: exit code 0 on ")
+
+
+@pytest.mark.parametrize(
+  "codes, gcloud, ended",
+  [
+    ([143, 0], None, 0),  # SIGTERM, then the end
+    ([3, 134, 0], None, 0),  # a peer died
+    ([137, 0], None, 0),  # it was killed
+    ([134] * 4, None, 134),  # RESTARTS is 2
+    ([2, 0], None, 2),
+    ([2, 0], 134, 2),  # a mistake on one host, another tells
+    ([127, 0], None, 2),
+  ],
+)
+def test_a_tpu_pod_starts_anew_unless_it_is_a_mistake(
+  tmp_path, codes, gcloud, ended
+):
+  on_the_host(
+    tmp_path, ".local/bin",
+    "starts=$(cat ~/starts 2>/dev/null || echo 0)\n"
+    "echo $((starts + 1)) >~/starts\n"
+    f"codes=({' '.join(map(str, codes))})\nexit ${{codes[starts]}}",
+  )  # fmt: skip
+  program = REMOTE if gcloud is None else f"{REMOTE}\nexit {gcloud}"
+  found = launched(
+    tmp_path, "tpu_pod.sh", {"gcloud": program}, RESTARTS="2", **POD
+  )
+  assert found.returncode == ended
+  starts = 1 if ended == 2 else min(len(codes), 3)
+  assert (tmp_path / "starts").read_text() == f"{starts}\n"
+  restarts = re.findall(r"exit code (\d+), restart (\d)", found.stderr)
+  assert [int(n) for _, n in restarts] == [*range(1, starts)]
+
+
+def test_a_tpu_pod_that_gcloud_does_not_find_is_not_asked_again(tmp_path):
+  program = "echo asked >>~/asked; echo no such pod >&2; exit 1"
+  found = launched(tmp_path, "tpu_pod.sh", {"gcloud": program}, **POD)
+  assert found.returncode == 1 and found.stderr == "no such pod\n"
+  assert (tmp_path / "asked").read_text() == "asked\n"
 
 
 @pytest.mark.parametrize("given", [None, "0.5"])
-def test_slurm_tells_each_process_of_its_cores_and_memory(tmp_path, given):
-  environment = {"SLURM_CPUS_PER_TASK": "7"}
+@pytest.mark.parametrize("command", ["pyramid-train", "pyramid-encode"])
+def test_slurm_tells_each_process_of_its_cores_and_memory(
+  tmp_path, given, command
+):
+  environment = {"SLURM_CPUS_PER_TASK": "7", "COMMAND": command}
   if given:
     environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = given
-  memory, *arguments = launched(
-    tmp_path, "slurm.sh", "srun",
-    'printf "%s\\n" "$XLA_PYTHON_CLIENT_MEM_FRACTION" "$@"', **environment,
+  found = launched(
+    tmp_path, "slurm.sh",
+    {"srun": 'printf "%s\\n" "$XLA_PYTHON_CLIENT_MEM_FRACTION" "$@"'},
+    **environment,
   )  # fmt: skip
+  assert found.returncode == 0, found.stderr
+  memory, *arguments = found.stdout.splitlines()
   assert memory == given or float(memory) == chips.GPU_SHARE
   assert "--cpus-per-task=7" in arguments
-  assert arguments[-3:] == ["pyramid-train", "--distributed", "--config=a b.py"]
+  stopped = ["--stopped_code=143"] * (command == "pyramid-train")
+  start = [command, "--distributed", *stopped, "--config=a b.py"]
+  assert arguments[-len(start) :] == start
+
+
+EXITED = "srun: error: node-1: {}: Exited with exit code {}"
+
+
+@pytest.mark.parametrize(
+  "messages, code, restarts, ended",
+  [
+    ([], 0, 0, 0),
+    ([EXITED.format("tasks 0-7", 143)], 143, 3, "requeue 7"),  # SIGTERM
+    ([EXITED.format("task 4", 3)], 3, 99, "requeue 7"),  # a peer died
+    (
+      ["srun: error: node-2: task 9: Killed", EXITED.format("task 4", 134)],
+      137, 0, "requeue 7",
+    ),
+    ([EXITED.format("tasks 0-7", 143)], 143, 100, 143),
+    ([EXITED.format("tasks 0-7", 2)], 2, 0, 2),  # a mistake
+    (
+      [EXITED.format("task 1", 2), "srun: error: node-2: tasks 8-15: Killed"],
+      137, 0, 2,
+    ),
+  ],
+)  # fmt: skip
+def test_slurm_queues_a_job_anew_unless_it_is_done_or_a_mistake(
+  tmp_path, messages, code, restarts, ended
+):
+  said = "\n".join(messages + ["0: of a process"])
+  found = launched(
+    tmp_path, "slurm.sh",
+    {
+      "srun": f"cat >&2 <<'END'\n{said}\nEND\necho trained\nexit {code}",
+      "scontrol": 'echo "$@"',
+    },
+    SLURM_CPUS_PER_TASK="7", SLURM_JOB_ID="7",
+    SLURM_RESTART_COUNT=str(restarts),
+  )  # fmt: skip
+  assert said in found.stderr
+  out = found.stdout.splitlines()
+  if ended == "requeue 7":
+    assert (found.returncode, out) == (0, ["trained", ended])
+  else:
+    assert (found.returncode, out) == (ended, ["trained"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["two"], ["--config=a.py"]])

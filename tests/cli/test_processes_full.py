@@ -145,6 +145,21 @@ def test_only_the_first_process_reports_and_each_keeps_its_log(two):
     assert (f"step {STEPS}  " in log) == (process == 0)
 
 
+def test_a_restart_finds_its_programs_beside_the_workdir(
+  store, tmp_path, monkeypatch
+):
+  """Of the first process: on CPU alone, JAX's keys differ by process."""
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+  run = Run(2, store, tmp_path, "--stopped_code=143").after(2)
+  os.kill(run.pid(1), signal.SIGTERM)
+  code, out = run.end(MINUTE)
+  assert code == 143, out
+  out = Run(2, store, tmp_path).succeed()
+  found = re.search(r"^0 programs compiled, (\d+) found in (\S+)$", out, re.M)
+  assert found and int(found[1]) > 0, out
+  assert found[2] == str(tmp_path / "compiled")
+
+
 def test_a_run_that_is_stopped_and_killed_goes_on_with_any_number(
   store, two, tmp_path
 ):
