@@ -229,8 +229,13 @@ def _changes(config: Config) -> Iterator[tuple[str, Config]]:
       yield name, dataclasses.replace(config, mesh=mesh)
 
 
-def formula(config: Config, target: Target) -> estimate.Run:
-  """A transformer's run where nothing can be compiled; see `by_formula`."""
-  workload = measure(config, target.chip.tile)
+def formula(
+  config: Config, target: Target, workload: Workload | None = None
+) -> estimate.Run:
+  """A transformer's run where nothing can be compiled; see `by_formula`.
+
+  `workload`: of the config, where it is known already.
+  """
+  workload = workload or measure(config, target.chip.tile)
   guess, work = estimate.by_formula(config, workload, target)
   return estimate.run(guess, work, config, workload, target)
