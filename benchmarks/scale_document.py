@@ -191,12 +191,12 @@ kernels for this mask) cannot be told from here.
 
 By formula, for the MM-DiT on v5p; the band reaches from all overlapping to
 nothing overlapping. Left: 128 rows a step on 8 to 1024 chips; above 128 chips
-heads and MLP are split (tensor axis), below 64 rows are taken in microbatches
-of two a device. The bars are compiled programs (64 chips; 768p on {{largest}},
-too); that the others fit was not compiled. Right: 768p clips of 16 to 96 units;
-a row of 96 units holds the {{units}} latent tokens of its longest segment, of
-the 32,768 of text and latents that a row may hold on TPUs; whether such rows
-fit is not asked.
+heads and MLP are split (tensor axis), on fewer than 64 rows are taken in
+microbatches of two a device. The bars are compiled programs (on 64 chips; 768p
+on {{largest}}, too), which fit; whether the others fit was not compiled. Right:
+768p clips of 16 to 96 units; a row of 96 units holds the {{units}} latent
+tokens of its longest segment, of the 32,768 of text and latents that a row may
+hold on TPUs; whether such rows fit is not asked.
 
 ![Chip-hours by chips, chip-seconds by units](scale.png)
 

@@ -123,12 +123,13 @@ def picture(path: pathlib.Path) -> None:
   from matplotlib import pyplot as plt
 
   figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-  for stage in scale.STAGES:
+  for number, stage in enumerate(scale.STAGES):
     low, high = zip(*by_chips(stage), strict=True)
     (drawn,) = left.plot(COUNTS, low, marker="o", markersize=3, label=stage)
     left.fill_between(COUNTS, low, high, alpha=0.25, color=drawn.get_color())
     for count, least, most in compiled_spans(stage):
-      left.plot([count] * 2, [least, most], marker="_", markersize=9,
+      at = count * 1.08 ** (number - 1.5)  # beside each other
+      left.plot([at] * 2, [least, most], marker="_", markersize=6,
                 linewidth=2, color=drawn.get_color())  # fmt: skip
   left.set(
     xscale="log", xlabel="v5p chips", ylabel="chip-hours",
