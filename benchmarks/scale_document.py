@@ -210,8 +210,8 @@ It is this share of the seconds that the compiled programs have:
 
 So the curve is below what a compiled plan says, the more the more chips: on
 {{largest}} chips {{curve}} chip-hours by formula, {{plan}} compiled.
-On TPUs the compiler exchanges about twice what the formula has. Plan a run with
-`pyramid-plan`, which compiles it.
+On TPUs compiled programs exchange up to twice what the formula has. Plan a run
+with `pyramid-plan`, which compiles it.
 """
 
 
