@@ -3,6 +3,7 @@
   python benchmarks/scale.py --compile=8   # plans up to 8 cells more, quickly
   python benchmarks/scale.py --compile=8 --platform=cuda
   python benchmarks/scale.py --compile=8 --choices   # other remat and meshes
+  python benchmarks/scale.py --largest     # where the picture's curve ends
   python benchmarks/scale_document.py      # makes docs/scale.md of what is kept
 
 Every cell is compiled by `pyramid-plan` and kept in docs/scale.json by its
@@ -13,6 +14,8 @@ takes minutes on two cores. TPUs need "jax[tpu]", GPUs "jax[cuda13]" or
 
 import argparse
 import dataclasses
+import functools
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -21,7 +24,7 @@ from collections.abc import Iterator
 
 from pyramid_jax.cli.compilers import prepare
 from pyramid_jax.config import Config, from_dict
-from pyramid_jax.cost import chips, estimate
+from pyramid_jax.cost import chips, estimate, workload
 
 ROOT = pathlib.Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "scale.json"
@@ -41,6 +44,12 @@ MACHINES = {
   "128 A100": ("a100:128", {"data": -1, "fsdp": 8}),
   "128 H100": ("h100:128", {"data": -1, "fsdp": 8}),
 }
+COMPILERS = {
+  "tpu": ("libtpu",),
+  "cuda": ("jax-cuda12-plugin", "jax-cuda13-plugin"),
+}
+# What the picture's curve is compared with, where it ends.
+LARGEST = {"1024 v5p": ("v5p:8x8x16", {"tensor": 8})}
 # What is compared on the MM-DiT's 768p: each machine's other meshes.
 REMATS = ("layer", "attention", "matmuls", "none")
 MESHES = {
@@ -67,14 +76,14 @@ class Cell:
   @property
   def target(self) -> chips.Target:
     """The machine."""
-    return chips.target(MACHINES[self.machine][0])
+    return chips.target((MACHINES | LARGEST)[self.machine][0])
 
   @property
   def config(self) -> Config:
     """The stage's run."""
     made = runpy.run_path(str(ROOT / "configs" / "curriculum.py"))
     config = from_dict(Config, made["get_config"](f"{self.model}_{self.stage}"))
-    chosen = MACHINES[self.machine][1]
+    chosen = (MACHINES | LARGEST)[self.machine][1]
     axes = chosen if self.mesh is None else self.mesh
     mesh = dataclasses.replace(config.mesh, **axes)
     remat = self.remat or config.model.remat
@@ -104,6 +113,12 @@ def choices(machine: str) -> Iterator[Cell]:
     yield dataclasses.replace(cell, remat=remat)
   for mesh in MESHES[machine]:
     yield dataclasses.replace(cell, mesh=mesh)
+
+
+def largest() -> Iterator[Cell]:
+  """What is compiled for more chips than the tables'."""
+  for machine in LARGEST:
+    yield Cell("mmdit", "768p", machine)
 
 
 def kept() -> dict[str, dict]:
@@ -145,8 +160,16 @@ def summary(found) -> dict:
     limit=compiled.limit / chips.GIB,
     kernels=compiled.kernels,
     compile_seconds=round(compiled.seconds),
+    versions=versions(found.target.platform),
     **known,
   )
+
+
+def versions(platform: str) -> dict[str, str]:
+  """What compiles for it, as installed."""
+  installed = {d.name: d.version for d in importlib.metadata.distributions()}
+  wanted = ("jax", *COMPILERS[platform])
+  return {name: installed[name] for name in wanted if name in installed}
 
 
 def of_run(run) -> dict:
@@ -164,15 +187,28 @@ def of_run(run) -> dict:
 
 def estimated(cell: Cell) -> dict:
   """A cell by formula."""
-  from pyramid_jax.cost import plan
-
   config, target = cell.config, cell.target
   axes = estimate.mesh_of(config, target)
   return dict(
     mesh={k: v for k, v in axes.items() if v > 1},
     remat=config.model.remat,
-    **of_run(plan.formula(config, target)),
+    **of_run(formula(cell, config, target)),
   )
+
+
+def formula(cell: Cell, config: Config, target: chips.Target):
+  """A run of a cell's rows by formula; `config` may have changed the mesh."""
+  from pyramid_jax.cost import plan
+
+  row = measured(cell.model, cell.stage, target.chip.tile)
+  return plan.formula(config, target, row)
+
+
+@functools.cache
+def measured(model: str, stage: str, tile: tuple) -> workload.Workload:
+  """The rows of a stage, which are the same on every machine."""
+  machine = next(iter(MACHINES))
+  return workload.measure(Cell(model, stage, machine).config, tile)
 
 
 def main():
@@ -181,11 +217,14 @@ def main():
   parser.add_argument("--compile", type=int, default=32, help="cells at most")
   parser.add_argument("--platform", default="tpu", choices=["tpu", "cuda"])
   parser.add_argument("--choices", action="store_true", help="of remat, mesh")
+  parser.add_argument("--largest", action="store_true", help="1024 chips")
   asked = parser.parse_args()
   prepare(chips.target("v5p:4x4x4"))
   wanted = cells()
   if asked.choices:
     wanted = (cell for machine in MACHINES for cell in choices(machine))
+  if asked.largest:
+    wanted = largest()
   compile_cells(wanted, asked.compile, asked.platform)
 
 

@@ -3,13 +3,14 @@
 python benchmarks/scale_document.py
 """
 
-import dataclasses
+import collections
 import pathlib
 
 import scale
+import scale_growth as growth
 import scale_published
 
-from pyramid_jax.cost import chips, estimate, plan, report
+from pyramid_jax.cost import chips, estimate, report
 
 HEAD = ("stage", "machine", "mesh", "remat", "memory GiB", "step s", "binds",
         "hours", "chip-hours", "MFU")  # fmt: skip
@@ -96,94 +97,44 @@ def choice(machine: str, entry: dict) -> list[str]:
   return [*cells, entry["binds"], f"{entry['step']:.2f} to {serial:.2f}"]
 
 
-COUNTS = (8, 16, 32, 64, 128, 256, 512, 1024)
-UNITS = (16, 24, 31, 48, 64, 80, 96)
-SHAPES = {8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8",
-          256: "4x8x8", 512: "8x8x8", 1024: "8x8x16"}  # fmt: skip
+CHIPS = ("chip", "bfloat16 TFLOP/s", "HBM GB/s", "fast network GB/s",
+         "which joins", "slow network GB/s", "source")  # fmt: skip
 
 
-def by_chips(stage: str) -> list[tuple[float, float]]:
-  """Chip-hours of a stage on 8 to 1024 v5p chips: overlapping, serial.
-
-  Rows stay 128: more chips than that split the heads and the MLP.
-  """
-  out = []
-  for count in COUNTS:
-    mesh = {"tensor": max(count // 128, 1)}
-    target = chips.target(f"v5p:{SHAPES[count]}")
-    cell = scale.Cell("mmdit", stage, "v5p-128", mesh)
-    run = plan.formula(cell.config, target)
-    out.append(span(run, run.chip_hours))
-  return out
+def peaks() -> str:
+  """The figures that the estimates take for each chip of the tables."""
+  found = [chips.target(topology).chip for topology, _ in
+           scale.MACHINES.values()]  # fmt: skip
+  return report.table(CHIPS, [of_chip(chip) for chip in found], markdown=True)
 
 
-def span(run, least: float) -> tuple[float, float]:
-  """What a run costs if all overlaps, and if nothing does."""
-  return least, least * run.estimate.serial / run.estimate.step
+def of_chip(chip: chips.Chip) -> list[str]:
+  """A row of the chips."""
+  rates = (chip.bandwidth, chip.link, chip.slow)
+  hbm, fast, slow = (f"{rate / 1e9:,.4g}" for rate in rates)
+  source = f"[{chip.source.split('/')[2]}]({chip.source})"
+  return [chip.name, f"{chip.peak / 1e12:,.0f}", hbm, fast,
+          f"{chip.island:,} devices", slow, source]  # fmt: skip
 
 
-def longest(units: int) -> int:
-  """Latent tokens of the longest segment of a 768p clip."""
-  full = 768 * 1280 // 16**2
-  return 2 * full + full // 4 + full // 16 * max(units - 3, 0)
-
-
-def by_units() -> list[tuple[float, float]]:
-  """Chip-seconds a sample of 768p clips of so many units on 64 v5p chips."""
-  cell = scale.Cell("mmdit", "768p", "v5p-128")
-  config, target = cell.config, cell.target
-  out = []
-  for units in UNITS:
-    frames = 1 + 8 * (units - 1)
-    tokens = max(-(-(longest(units) + 256) // 512) * 512 - 256, 16128)
-    source = dataclasses.replace(
-      config.latents.sources[0], path="", frames=(frames, frames)
-    )
-    latents = dataclasses.replace(
-      config.latents, sources=(source,), latent_tokens=tokens
-    )
-    changed = dataclasses.replace(config, latents=latents)
-    run = plan.formula(changed, target)
-    out.append(span(run, target.chips / run.samples))
-  return out
-
-
-def picture(path: pathlib.Path) -> None:
-  """How cost grows with chips and with clip length."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot as plt
-
-  figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-  for stage in scale.STAGES:
-    low, high = zip(*by_chips(stage), strict=True)
-    (drawn,) = left.plot(COUNTS, low, marker="o", markersize=3, label=stage)
-    left.fill_between(COUNTS, low, high, alpha=0.25, color=drawn.get_color())
-  left.set(
-    xscale="log", xlabel="v5p chips", ylabel="chip-hours",
-    title="a stage of the curriculum", ylim=(0, None),
-  )  # fmt: skip
-  left.set_xticks(COUNTS, COUNTS, fontsize=7)
-  left.minorticks_off()
-  left.set_ylim(0, 1.25 * left.get_ylim()[1])  # the legend covers no line
-  left.legend(fontsize=8, ncols=2, loc="upper left")
-  low, high = zip(*by_units(), strict=True)
-  right.plot(UNITS, low, marker="o", markersize=3)
-  right.fill_between(UNITS, low, high, alpha=0.25)
-  right.set(
-    xlabel="units of a clip (8 frames each)", ylabel="chip-seconds a sample",
-    title="768p, 64 v5p chips", ylim=(0, None),
-  )  # fmt: skip
-  figure.tight_layout()
-  figure.savefig(path, dpi=80)
+def versions() -> str:
+  """What compiled the cells that are kept."""
+  found = collections.Counter(
+    ", ".join(f"{k} {v}" for k, v in entry.get("versions", {}).items())
+    for entry in scale.kept().values()
+  )
+  known = [f"{count} with {name}" for name, count in found.items() if name]
+  if found[""]:
+    known.append(f"{found['']} before versions were noted")
+  return f"{found.total()} compiled programs are kept: {', '.join(known)}."
 
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = """# What the curriculum costs
 
 Made by `python benchmarks/scale_document.py` from what `benchmarks/scale.py`
-compiled; nothing here was run on an accelerator.
+compiled. Nothing here was run on an accelerator, and the estimate of time has
+been checked against no real device yet.
 
 {{how}}
 
@@ -196,6 +147,14 @@ Data: assumed clips at the sizes and durations of the configs, prompts of 62 +-
 v5p-128 is counted in cores, as Google does: 64 chips. The estimates are for
 this code's packed rows, do not include loading data, saving or restarts, and a
 real run will not reach them all the time.
+
+{{versions}}
+
+{{peaks}}
+
+The slow network joins nodes of GPUs and slices of TPUs; its figure is a host's
+network cards shared by its chips. Rented machines differ: `pyramid-plan
+--slow_gbps=` takes another one.
 
 {{tables}}
 ## How mesh and remat were chosen
@@ -231,13 +190,28 @@ kernels for this mask) cannot be told from here.
 ## How cost grows
 
 By formula, for the MM-DiT on v5p; the band reaches from all overlapping to
-nothing overlapping, and whether few chips hold so many rows at once is not
-asked. Left: 128 rows a step on 8 to 1024 chips; above 128 chips
-heads and MLP are split (tensor axis). Right: 768p clips of 16 to 96 units; a
-row of 96 units holds the {{longest}} latent tokens of its longest segment, of
-the 32,768 of text and latents that a row may hold on TPUs.
+nothing overlapping. Left: 128 rows a step on 8 to 1024 chips; above 128 chips
+heads and MLP are split (tensor axis), on fewer than 64 rows are taken in
+microbatches of two a device. The bars are compiled programs (on 64 chips; 768p
+on {{largest}}, too), which fit; whether the others fit was not compiled. Right:
+768p clips of 16 to 96 units; a row of 96 units holds the {{units}} latent
+tokens of its longest segment, of the 32,768 of text and latents that a row may
+hold on TPUs; whether such rows fit is not asked.
 
 ![Chip-hours by chips, chip-seconds by units](scale.png)
+
+The formula counts dense operations on padded rows with recomputation, attention
+kernels on the tiles they visit, exchanges of parameters, gradients and
+activations, and HBM traffic, whose few constants were fitted to the compiled
+MM-DiT cells of the tables above; the other rows below were left out of the fit.
+It is this share of the seconds that the compiled programs have:
+
+{{beside}}
+
+So the curve is below what a compiled plan says, the more the more chips: on
+{{largest}} chips {{curve}} chip-hours by formula, {{plan}} compiled.
+On TPUs compiled programs exchange up to twice what the formula has. Plan a run
+with `pyramid-plan`, which compiles it.
 """
 
 
@@ -249,9 +223,9 @@ Two kinds of rows. Where memory is given, the real training step was compiled
 for that machine (`pyramid-plan --quick`) and operations, HBM traffic and
 exchanges are those of the compiled program. A star marks a time by formula
 alone: dense operations on padded rows with recomputation, attention kernels on
-the tiles they visit, exchanges of parameters, gradients and activations; no
-HBM traffic, and no answer whether it fits. Rows that are compiled: {kept} of
-{all}."""
+the tiles they visit, exchanges of parameters, gradients and activations, HBM
+traffic as fitted to compiled cells, and no answer whether it fits. Rows that
+are compiled: {kept} of {all}."""
 
 
 def how() -> str:
@@ -274,13 +248,17 @@ def write() -> None:
     "prompt": scale_published.PROMPT,
     "published": scale_published.table(),
     **beside_published(),
-    "longest": f"{longest(UNITS[-1]):,}",
+    "units": f"{growth.longest(growth.UNITS[-1]):,}",
+    "versions": versions(),
+    "peaks": peaks(),
+    "beside": growth.beside_compiled(),
+    **growth.of_largest(),
   }
   text = TEXT
   for name, value in values.items():
     text = text.replace("{{" + name + "}}", str(value))
   (ROOT / "docs" / "scale.md").write_text(text)
-  picture(ROOT / "docs" / "scale.png")
+  growth.picture(ROOT / "docs" / "scale.png")
 
 
 if __name__ == "__main__":

@@ -140,9 +140,21 @@ def test_what_is_kept_of_the_curriculum_is_what_its_configs_say(monkeypatch):
   known = cells.union(
     cell.key for machine in scale.MACHINES for cell in scale.choices(machine)
   )
+  known |= {cell.key for cell in scale.largest()}
   assert scale.kept().keys() <= known  # nothing of other rows, remat or meshes
   for key, entry in scale.kept().items():
     assert entry["remat"] in key and entry["fits"] == ("step" in entry)
+
+
+def test_every_machine_of_the_curriculum_shows_its_peaks(monkeypatch):
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import scale
+  import scale_document
+
+  table = scale_document.peaks()
+  for topology, _ in scale.MACHINES.values():
+    assert f"\n| {topology.split(':')[0]} | " in table
+  assert scale_document.versions().startswith(f"{len(scale.kept())} compiled")
 
 
 def test_published_hours_are_shares_of_the_gpus_peak(monkeypatch):

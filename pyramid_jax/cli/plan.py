@@ -35,6 +35,12 @@ flags.DEFINE_bool("markdown", False, "Print tables in Markdown.")
 flags.DEFINE_float(
   "hbm_gib", None, "Limit in place of the memory there is.", lower_bound=1e-6
 )
+flags.DEFINE_float(
+  "slow_gbps",
+  None,
+  "Gbit/s a device sends between nodes or slices, in place of the table's.",
+  lower_bound=1e-6,
+)
 flags.DEFINE_list(
   "stages", [], "Config files of the curriculum's other stages: their days."
 )
@@ -45,7 +51,8 @@ def main() -> int:
   app.require("config", "topology")
   from pyramid_jax.cost import chips
 
-  target = chips.target(F.topology, F.platform, F.slices)
+  slow = F.slow_gbps * 1e9 / 8 if F.slow_gbps else None
+  target = chips.target(F.topology, F.platform, F.slices, slow)
   asked = config_flag.get()
   others = [(path, config_flag.read(path)) for path in F.stages]
   of_vae = F.vae or asked.kind == "vae"
@@ -68,6 +75,8 @@ def main() -> int:
     show(report.text(report.lines(each), F.markdown))
   if F.generate:
     show(report.text(report.clip(plans), F.markdown))
+  elif of_vae:
+    show(report.text(report.phases(plans), F.markdown))
   elif plans[0].run is not None and others:
     show(report.text(report.course(plans[0], others), F.markdown))
   if F.sweep:

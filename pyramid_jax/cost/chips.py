@@ -49,6 +49,13 @@ class Chip:
   source: str
   devices: int = 1
 
+  def __str__(self) -> str:
+    return (
+      f"{self.name}: {self.peak / 1e12:,.0f} bfloat16 TFLOP/s, HBM "
+      f"{self.bandwidth / 1e9:,.0f} GB/s, fast network {self.link / 1e9:,.0f} "
+      f"GB/s, slow network {self.slow / 1e9:,.4g} GB/s a device"
+    )
+
 
 # Where a page gives the interconnect in both directions (v5p, tpu7x), `link` is
 # half of it. `slow` is the host's network cards shared by its chips.
@@ -142,8 +149,15 @@ class Target:
     return f"{many}{self.topology} ({self.chips} chips)"
 
 
-def target(topology: str, platform: str = "", slices: int = 1) -> Target:
+def target(
+  topology: str,
+  platform: str = "",
+  slices: int = 1,
+  slow: float | None = None,
+) -> Target:
   """Reads a topology such as "v5p:8x8x16", "h100:8" or "cpu:8".
+
+  `slow`: bytes/s of the slow network in place of the table's.
 
   Raises:
     ConfigError: names the chips there are, or the form of a topology.
@@ -169,6 +183,13 @@ def target(topology: str, platform: str = "", slices: int = 1) -> Target:
     )
   if slices < 1:
     raise ConfigError(f"--slices={slices}; the least is 1.")
+  if slow is not None and chip is None:
+    raise ConfigError(
+      "--slow_gbps changes an estimate, and there is none for --topology="
+      f"{topology}; leave the flag out."
+    )
+  if slow is not None:
+    chip = dataclasses.replace(chip, slow=slow)
   devices = math.prod(map(int, shape.split("x")))
   devices *= chip.devices if chip else 1
   return Target(own, f"{name}:{shape}", chip, devices, slices)

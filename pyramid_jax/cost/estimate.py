@@ -185,12 +185,12 @@ def days_alike(run: Run, other: Config, target: Target) -> float:
 def by_formula(
   config: Config, workload: Workload, target: Target
 ) -> tuple[Estimate, flops.Flops]:
-  """A step where nothing was compiled: no memory traffic, no activations.
+  """A step where nothing was compiled; whether it fits is not known.
 
   Dense operations on padded rows, twice forwards where remat keeps no matmuls;
   attention by kernels on the visited tiles; parameters gathered in bfloat16
   for every pass and gradients scattered in float32 over fsdp; activations
-  summed over tensor after attention and MLP of every pass.
+  summed over tensor after attention and MLP of every pass; HBM as `moved`.
   """
   data, model, mesh = config.latents, config.model, mesh_of(config, target)
   padded = (model, data.latent_tokens, data.text_tokens, data.segments, 0.0)
@@ -222,7 +222,35 @@ def by_formula(
       slow += size
     else:
       fast += size
-  return roofline(target.chip, work, math.nan, fast, slow), work
+  traffic = moved(config, parameters, target)
+  return roofline(target.chip, work, traffic, fast, slow), work
+
+
+# By platform, what a device's HBM moves, in units of: a bfloat16 value of each
+# token, layer and width, where every device of the tensor axis moves all of
+# them; likewise where they split it; a byte of each parameter that a device
+# gathers. Least squares on the compiled MM-DiT cells of docs/scale.json, within
+# 8% of each; docs/scale.md says how far off the others are.
+MOVED = {"tpu": (122.0, 372.0, 34.0), "cuda": (0.0, 290.0, 30.0)}
+STATE = 36  # bytes: five float32 read (with the gradient), four written
+
+
+def moved(config: Config, parameters: float, target: Target) -> float:
+  """Bytes of a device's HBM in a step, by formula.
+
+  `parameters`: that the devices of the fsdp axis hold together.
+  """
+  data, model, mesh = config.latents, config.model, mesh_of(config, target)
+  row = data.latent_tokens + data.text_tokens
+  tokens = data.rows * row / (mesh["data"] * mesh["fsdp"] * mesh["sequence"])
+  layers = model.layers + model.single_layers
+  values = 2 * tokens * layers * model.heads * model.head_dim
+  whole, split, weights = MOVED[target.platform]
+  return (
+    (whole + split / mesh["tensor"]) * values
+    + weights * parameters * config.train.microbatches
+    + STATE * parameters / mesh["fsdp"]
+  )
 
 
 def mesh_of(config: Config, target: Target) -> dict[str, int]:

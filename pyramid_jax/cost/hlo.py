@@ -66,7 +66,8 @@ class Collective(NamedTuple):
 
   Attributes:
     kind: such as "all-gather".
-    group: devices that exchange with each other; 0 if it is not said.
+    group: devices that exchange with each other, 2 of a permutation; 0 if it
+      is not said.
     count: how often it runs.
     size: bytes of its larger side: what an all-gather gives, what a
       reduce-scatter takes.
@@ -161,7 +162,8 @@ class Module:
         for kind, size, found in self._exchanges(line):
           group = max(map(len, found), default=0)
           entry = total[kind, group, is_far(found, island)]
-          share = (group - 1) / group if group else 1.0
+          whole = not group or kind == "collective-permute"
+          share = 1.0 if whole else (group - 1) / group
           entry[0] += times
           entry[1] += times * size
           entry[2] += times * size * share * (2 if kind == "all-reduce" else 1)
@@ -330,7 +332,9 @@ def is_far(found: Sequence[Sequence[int]], island: float) -> bool:
 
 
 _IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"
-_LISTS = re.compile(r"replica_groups=\{(\{[\d,{} ]+\})\}")
+_LISTS = re.compile(
+  r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{} ]+\})\}"
+)
 _RANGE = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=" + _IOTA)
 _MESH = re.compile(
   r"replica_groups=mesh\[([^\]]*)\]"
@@ -339,7 +343,10 @@ _MESH = re.compile(
 
 
 def groups(attributes: str) -> list[list[int]]:
-  """The devices that exchange with each other; none if it is not said."""
+  """The devices that exchange with each other; none if it is not said.
+
+  Of a permutation, the pairs of a sender and a receiver.
+  """
   if m := _LISTS.search(attributes):
     return [_numbers(g) for g in re.findall(r"\{([\d,]+)\}", m[1])]
   if m := _RANGE.search(attributes):

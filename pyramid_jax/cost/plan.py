@@ -29,6 +29,7 @@ class Plan(NamedTuple):
     estimate: seconds, None without a chip or where it does not fit.
     run: what a transformer's training comes to, else None.
     work: executed by a device.
+    sampler: whether it is one of the sampler's programs.
   """
 
   config: Config
@@ -39,6 +40,7 @@ class Plan(NamedTuple):
   estimate: estimate.Estimate | None
   run: estimate.Run | None
   work: estimate.flops.Flops
+  sampler: bool = False
 
 
 def make(
@@ -157,7 +159,9 @@ def _plan(config, target, mesh, workload, job, compiled, generate) -> Plan:
     guess = estimate.roofline(target.chip, work, compiled.traffic, fast, slow)
     if workload is not None:
       run = estimate.run(guess, work, config, workload, target)
-  return Plan(config, target, mesh, compiled, workload, guess, run, work)
+  return Plan(
+    config, target, mesh, compiled, workload, guess, run, work, generate
+  )
 
 
 def _sampled_pairs(config: Config, job: jobs.Job, target: Target) -> float:
@@ -174,8 +178,8 @@ def sweep(
 ) -> Iterator[tuple[str, Plan | Exception]]:
   """(what is changed, the plan or why there is none), one change at a time.
 
-  Rows a step, remat, and the mesh: all on fsdp, data 2, tensor 2 and 4,
-  sequence 2, data over eighths.
+  Rows a step, microbatches, remat, and the mesh: all on fsdp, data 2, tensor 2
+  and 4, sequence 2, data over eighths.
 
   Args:
     first: a transformer's training as it is.
@@ -202,6 +206,10 @@ def _changes(config: Config) -> Iterator[tuple[str, Config]]:
   for rows in (config.latents.rows // 2, config.latents.rows * 2):
     if rows:
       yield f"rows {rows}", jobs.with_rows(config, rows)
+  for parts in (2, 4):
+    if parts != config.train.microbatches and not config.latents.rows % parts:
+      train = dataclasses.replace(config.train, microbatches=parts)
+      yield f"microbatches {parts}", dataclasses.replace(config, train=train)
   for remat in ("none", "matmuls", "attention", "layer"):
     if remat != config.model.remat:
       model = dataclasses.replace(config.model, remat=remat)
@@ -221,8 +229,13 @@ def _changes(config: Config) -> Iterator[tuple[str, Config]]:
       yield name, dataclasses.replace(config, mesh=mesh)
 
 
-def formula(config: Config, target: Target) -> estimate.Run:
-  """A transformer's run where nothing can be compiled; see `by_formula`."""
-  workload = measure(config, target.chip.tile)
+def formula(
+  config: Config, target: Target, workload: Workload | None = None
+) -> estimate.Run:
+  """A transformer's run where nothing can be compiled; see `by_formula`.
+
+  `workload`: of the config, where it is known already.
+  """
+  workload = workload or measure(config, target.chip.tile)
   guess, work = estimate.by_formula(config, workload, target)
   return estimate.run(guess, work, config, workload, target)

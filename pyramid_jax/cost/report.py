@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pyramid_jax.config import Config
 from pyramid_jax.cost import estimate
-from pyramid_jax.cost.chips import GIB, GPU_SHARE
+from pyramid_jax.cost.chips import CHIPS, GIB, GPU_SHARE, Chip
 from pyramid_jax.cost.plan import Plan
 
 Lines = list[tuple[str, str]]
@@ -28,6 +28,8 @@ def lines(plan: Plan) -> Lines:
   mesh = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.items())
   out = [("program", compiled.name), ("machine", str(plan.target)),
          ("mesh", mesh)]  # fmt: skip
+  if plan.target.slices > 1:
+    out.append(("slices", _slices(plan)))
   out += _rows(plan) + _memory(plan) + _operations(plan) + _network(plan)
   out.append(("compiled in", f"{compiled.seconds:.0f} s"))
   if plan.estimate is not None:
@@ -35,6 +37,19 @@ def lines(plan: Plan) -> Lines:
   if plan.run is not None:
     out += _course(plan)
   return out
+
+
+def _slices(plan: Plan) -> str:
+  each = f"compiled as one of {plan.target.slices}"
+  if plan.sampler:
+    return f"{each}; they exchange nothing"
+  sent = estimate.between_slices(
+    plan.compiled.parts["parameters"], plan.target.slices
+  )
+  return (
+    f"{each}; the sum of their gradients, {sent:.3g} bytes sent by a device "
+    "over the slow network, is added by formula"
+  )
 
 
 def _rows(plan: Plan) -> Lines:
@@ -76,7 +91,30 @@ def _memory(plan: Plan) -> Lines:
     )  # fmt: skip
   for size, shape, what in c.largest:
     out.append(("large", f"{_gib(size)} GiB  {shape}  {what}"))
-  return out
+  return out if c.fits else [*out, ("try", _remedies(plan))]
+
+
+def _remedies(plan: Plan) -> str:
+  """What makes a program need less, of that what this one has not yet."""
+  config, mesh = plan.config, plan.mesh
+  if plan.sampler:
+    return "--config.mesh.tensor=2, --config.mesh.sequence=2 or fewer frames"
+  parts, batch = 2 * config.train.microbatches, mesh["data"] * mesh["fsdp"]
+  rows = [config.latents.rows]
+  if config.kind == "vae":
+    rows = [s.batch for phase in config.videos.phases for s in phase.shapes]
+  tried = []
+  if not any(n % (parts * batch) for n in rows):
+    tried.append(f"--config.train.microbatches={parts}")
+  if config.kind == "vae" and not config.vae.remat:
+    tried.append("--config.vae.remat=true")
+  if config.kind == "dit" and config.model.remat != "layer":
+    tried.append("--config.model.remat=layer")
+  if mesh["data"] > plan.target.slices:
+    data = plan.target.slices
+    tried.append(f"--config.mesh.data={data} with --config.mesh.fsdp=-1")
+  swept = "; --sweep compiles such changes" * (config.kind == "dit")
+  return ", ".join([*tried, "more devices"]) + swept
 
 
 def _operations(plan: Plan) -> Lines:
@@ -130,12 +168,18 @@ def _time(plan: Plan) -> Lines:
       f"compute {_seconds(e.compute)}, memory {_seconds(e.memory)}, network "
       f"{_seconds(e.network)}: {e.binds} binds",
     ),
+    ("peaks", _peaks(plan.target.chip)),
     ("efficiency", f"assumed, not measured: {shares}"),
     (
       "time",
       f"{_seconds(e.step)} if all overlaps, {_seconds(e.serial)} if nothing",
     ),
   ]
+
+
+def _peaks(chip: Chip) -> str:
+  given = chip.slow != CHIPS[chip.name].slow
+  return f"{chip}{' (--slow_gbps)' * given}; the makers' figures"
 
 
 def _course(plan: Plan) -> Lines:
@@ -149,8 +193,8 @@ def _course(plan: Plan) -> Lines:
     ),
     (
       "this stage",
-      f"{steps:,} steps: {run.days:.2f} to {slower * run.days:.2f} days, "
-      f"{run.chip_hours:,.0f} to {slower * run.chip_hours:,.0f} chip-hours",
+      f"{steps:,} steps: "
+      + _span((run.days, slower * run.days), plan.target.chips),
     ),
   ]
 
@@ -165,6 +209,39 @@ def course(plan: Plan, others: Sequence[tuple[str, Config]]) -> Lines:
     out.append((name, f"{steps:,} steps: {days:.2f} days at the same MFU"))
   hours = 24 * total * plan.target.chips
   return [*out, ("all stages", f"{total:.2f} days, {hours:,.0f} chip-hours")]
+
+
+def phases(plans: Sequence[Plan]) -> Lines:
+  """What each phase of a VAE's training comes to, where all are estimated."""
+  if any(p.estimate is None for p in plans):
+    return []
+  target, left = plans[0].target, iter(plans)
+  out, total = [], [0.0, 0.0]
+  for number, phase in enumerate(plans[0].config.videos.phases, 1):
+    kinds = (
+      (1 - phase.image_ratio, "clips", phase.batch),
+      (phase.image_ratio, "images", phase.of_images.batch),
+    )
+    kinds = [(*kind, next(left).estimate) for kind in kinds if kind[0]]
+    step = sum(share * e.step for share, *_, e in kinds)
+    serial = sum(share * e.serial for share, *_, e in kinds)
+    speed = ", ".join(
+      f"{share * batch / step:,.3g} {what}/s" for share, what, batch, _ in kinds
+    )
+    days = [phase.steps * x / estimate.DAY for x in (step, serial)]
+    total = [a + b for a, b in zip(total, days, strict=True)]
+    text = f"{phase.steps:,} steps: {speed}; {_span(days, target.chips)}"
+    out.append((f"phase {number}", text))
+  return [*out, ("all phases", _span(total, target.chips))]
+
+
+def _span(days: Sequence[float], chips: int) -> str:
+  """Days and chip-hours, all overlapping to nothing overlapping."""
+  least, most = days
+  return (
+    f"{least:.2f} to {most:.2f} days, {24 * chips * least:,.0f} to "
+    f"{24 * chips * most:,.0f} chip-hours"
+  )
 
 
 def clip(plans: Sequence[Plan]) -> Lines:

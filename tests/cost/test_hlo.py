@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from pyramid_jax.cost import arrays, hlo
+from pyramid_jax.cost import arrays, chips, estimate, hlo
 from pyramid_jax.cost.compile import exhausted
 
 
@@ -139,6 +139,27 @@ def test_a_small_group_may_have_members_in_several_islands(text, far):
   assert found.far == far and found.group == len(hlo.groups(
     f"replica_groups={text}"
   )[0])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  "pairs, far",
+  [
+    ("{{0,1},{1,2},{2,3},{3,0},{4,5},{5,6},{6,7},{7,4}}", False),
+    ("{{0,1},{1,2},{2,3},{3,4},{4,5},{5,6},{6,7},{7,0}}", True),
+  ],
+)
+def test_a_permutation_sends_all_and_far_if_a_pair_lies_apart(pairs, far):
+  shape = "(f32[16]{0}, f32[16]{0}, u32[]{:S(2)}, u32[]{:S(2)})"
+  module = hlo.Module(
+    "ENTRY %main (a: f32[16]) -> f32[16] {\n"
+    f"  %x = {shape} collective-permute-start(%a), channel_id=1, "
+    f"source_target_pairs={pairs}\n"
+    "}\n"
+  )
+  (found,) = module.collectives(island=4)
+  assert found == ("collective-permute", 2, 1.0, 64.0, 64.0, far)
+  target = chips.target("h100:16")
+  assert estimate.split([found], target) == ((0, 64.0) if far else (64.0, 0))
 
 
 def test_devices_are_numbered_as_they_lie_in_the_mesh(mesh):

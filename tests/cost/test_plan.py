@@ -1,18 +1,21 @@
 """The plan of a run is that of the run: its memory, its batch, its command."""
 
 import dataclasses
+import importlib.util
 import pathlib
 import runpy
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from pyramid_jax import sharding
 from pyramid_jax.config import Config, ConfigError, differences, from_dict
 from pyramid_jax.cost import chips, estimate, jobs, plan, report
 from pyramid_jax.cost.compile import Compiled, tree_bytes
 from pyramid_jax.cost.flops import Flops
+from pyramid_jax.cost.hlo import Collective
 from pyramid_jax.data import pipeline, shapes_store
 from pyramid_jax.data.clips import TrainingClips
 from pyramid_jax.data.packing import Planner
@@ -86,13 +89,32 @@ def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
     ),
     (["topology=cpu:8", "generate", "sweep"], "one of them; --sweep is of a"),
     (["topology=cpu:8", "sweep", "config.kind=vae"], "--sweep is of a"),
-    (["topology=v5e:2x2"], r'pip install "jax\[tpu\]=='),
-    (["topology=h100:8"], r'pip install "jax\[cuda13\]=='),
+    (["topology=cpu:8", "slow_gbps=400"], "there is none for --topology=cpu:8"),
     ([], r"--topology \(A slice: .*\) is missing"),
   ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, message):
   refused(message, "plan", TINY, *arguments)
+
+
+def without_compilers():
+  """Stands for an environment with neither libtpu nor the CUDA plugin."""
+  find = importlib.util.find_spec
+
+  def missing(**_):
+    raise RuntimeError("Unknown backend cuda")
+
+  importlib.util.find_spec = lambda n: None if n == "libtpu" else find(n)
+  topologies.get_topology_desc = missing
+
+
+@pytest.mark.parametrize(
+  "topology, extra", [("v5e:2x2", "tpu"), ("h100:8", "cuda13")]
+)
+def test_a_compiler_that_is_missing_is_named(topology, extra):
+  asked = f"topology={topology}"
+  message = rf'pip install "jax\[{extra}\]=='
+  refused(message, "plan", TINY, asked, before=without_compilers)
 
 
 @pytest.mark.parametrize("stage", ["image", "384p", "768p"])
@@ -180,6 +202,101 @@ def made(config, fits=True):
   return plan.Plan(config, target, {}, compiled, None, None, None, Flops(0, 0))
 
 
+def estimated(config, *seconds, topology="v5p:2x2x2", slices=1, slow=None):
+  """A plan of a machine of which the time is known as well."""
+  target = chips.target(topology, slices=slices, slow=slow)
+  known = made(config)
+  compiled = dataclasses.replace(known.compiled, parts={"parameters": 8e9})
+  return known._replace(
+    target=target, compiled=compiled, estimate=estimate.Estimate(*seconds)
+  )
+
+
+def test_an_estimate_says_which_peaks_it_took():
+  config = from_dict(Config, tiny.get_config().to_dict())
+  lines = dict(report.lines(estimated(config, 1.0, 2.0, 3.0)))
+  assert lines["peaks"] == (
+    "v5p: 459 bfloat16 TFLOP/s, HBM 2,765 GB/s, fast network 600 GB/s, slow "
+    "network 6.25 GB/s a device; the makers' figures"
+  )
+  given = estimated(config, 1.0, 2.0, 3.0, topology="h100:16", slow=25e9)
+  assert "slow network 25 GB/s" in dict(report.lines(given))["peaks"]
+  assert "(--slow_gbps)" in dict(report.lines(given))["peaks"]
+
+
+def test_a_slower_network_is_given_in_gbits():
+  sent = Collective("all-reduce", 16, 1, 16e9, 30e9)
+  target = chips.target("h100:16", slow=12.5e9)
+  found = estimate.roofline(
+    target.chip, Flops(0, 0), 0.0, *estimate.split([sent], target)
+  )
+  np.testing.assert_allclose(found.network, 30 / 12.5 / 0.7)
+
+
+def test_a_plan_of_slices_says_that_one_was_compiled():
+  config = from_dict(Config, tiny.get_config().to_dict())
+  assert "slices" not in dict(report.lines(estimated(config, 1.0, 2.0, 3.0)))
+  known = estimated(config, 1.0, 2.0, 3.0, slices=4)
+  text = dict(report.lines(known))["slices"]
+  assert text.startswith("compiled as one of 4; ")
+  assert f"{2 * 8e9 * 3 / 4:.3g} bytes sent" in text
+
+
+def test_a_slice_takes_its_share_of_the_rows():
+  settings = tiny.get_config().to_dict()
+  settings["mesh"] = dict(data=4, fsdp=2)
+  local = plan.one_slice(from_dict(Config, settings), 2)
+  assert (local.mesh.data, local.mesh.fsdp) == (2, 2)
+  assert local.latents.rows == settings["latents"]["rows"] // 2
+  with pytest.raises(ConfigError, match=r"rows 8 is not .*=3; nearest: 9"):
+    settings["mesh"] = dict(data=3)
+    plan.one_slice(from_dict(Config, settings), 3)
+
+
+def test_phases_of_a_vae_last_as_long_as_their_steps():
+  settings = tiny.get_config("vae").to_dict()
+  phase = dict(settings["videos"]["phases"][0], batch=8)
+  settings["videos"]["phases"] = [
+    dict(phase, steps=86400),
+    dict(phase, steps=43200, image_ratio=0.25, frames=9, images=16),
+  ]
+  config = from_dict(Config, settings)
+  plans = [
+    estimated(config, *seconds)
+    for seconds in ((2.0, 1.0, 0.0), (4.0, 2.0, 2.0), (8.0, 0.0, 0.0))
+  ]
+  # a step of the second phase: 3/4 of 4 s and 1/4 of 8 s, serial 8 s and 8 s
+  assert report.phases(plans) == [
+    ("phase 1", "86,400 steps: 4 clips/s; 2.00 to 3.00 days, 384 to 576 "
+     "chip-hours"),
+    ("phase 2", "43,200 steps: 1.2 clips/s, 0.8 images/s; 2.50 to 4.00 days, "
+     "480 to 768 chip-hours"),
+    ("all phases", "4.50 to 7.00 days, 864 to 1,344 chip-hours"),
+  ]  # fmt: skip
+  unknown = plans[-1]._replace(estimate=None)
+  assert report.phases([*plans[:-1], unknown]) == []
+
+
+@pytest.mark.parametrize(
+  "mesh, tried",
+  [
+    (
+      dict(data=2, fsdp=2),
+      "--config.train.microbatches=2, --config.model.remat=layer, "
+      "--config.mesh.data=1 with --config.mesh.fsdp=-1, more devices; ",
+    ),
+    (dict(data=1, fsdp=8), "--config.model.remat=layer, more devices; "),
+  ],
+)
+def test_what_does_not_fit_is_told_what_it_may_try(mesh, tried):
+  config = from_dict(Config, tiny.get_config().to_dict())
+  plan = made(config, fits=False)._replace(mesh=mesh)
+  assert dict(report.lines(plan))["try"].startswith(tried + "--sweep")
+  assert "try" not in dict(report.lines(made(config)))
+  sampled = plan._replace(sampler=True)
+  assert "microbatches" not in dict(report.lines(sampled))["try"]
+
+
 def test_a_plan_for_gpus_says_what_jax_has_to_be_told():
   known = made(from_dict(Config, tiny.get_config().to_dict()))
   target = chips.target("h100:8")
@@ -200,6 +317,7 @@ def test_a_sweep_changes_one_thing_at_a_time(monkeypatch):
     group = change.split(":")[0].rsplit(".", 1)[0]
     assert all(d.startswith(group) for d in differences(original, config))
   assert len(lines) == 2 + len(asked)
+  assert {c.train.microbatches for c in asked} == {1, 2, 4}
   assert {c.model.remat for c in asked} == {
     "none", "matmuls", "attention", "layer",
   }  # fmt: skip
