@@ -86,6 +86,7 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
   }
   size, clips = cases[0].size, TASKS["clips"].settings
   base = base_settings()
+  # noted by hand of the run with these latents
   about = kept.get(f"latents {cases[0].fingerprint}", {})
   vae_steps = checkpoint.latest_step(cases[0].shared / "vae")
   document.write(

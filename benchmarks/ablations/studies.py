@@ -193,9 +193,9 @@ STUDIES = {
     (BASE, "no corrective noise"),
     (*BLOCKS, *SCORES),
     (*BLOCKS[-2:], *SCORES),
-    likely="little training: latents without noise are smoother everywhere, "
-    "which makes the difference small whatever their blocks are; the change "
-    "within blocks, which it does not, is not decided",
+    likely="little training, after which latents without the noise are "
+    "smoother everywhere, which makes the difference small whatever their "
+    "blocks are; the change within blocks allows for that and does not decide",
   ),
   "renoising on images": Study(
     "Corrective renoising, images",
@@ -231,7 +231,9 @@ STUDIES = {
     "that length: share of objects that are as asked in the quarters after the "
     "first, and how far their color is from that in the first. A quarter "
     "counts if its object, moving as asked, would be whole in the frame for "
-    "half of it.",
+    "half of it. *Still* is the share of those whose object was right in the "
+    "first quarter, *of right ones* their number: so few that seeds differ "
+    "widely.",
     (MOTION_BASE, "bidirectional"),
     (*SCORES, "flicker", "color drift", "shape drift", *SHOWN),
     (*SCORES, "color drift", "shape drift", "flicker", *LONG),
@@ -243,9 +245,7 @@ STUDIES = {
     "Corrupted history",
     "Noise on the history in training keeps errors from adding up (Sec. 3.3).",
     "Both go on from the same images. Clips of 65 frames, four times the "
-    "training length, in quarters; one counts if its object, moving as asked, "
-    "would be whole in the frame for half of it. *Still* is of those whose "
-    "object was right in the first quarter, so few that seeds differ widely.",
+    "training length, in quarters as above.",
     (MOTION_BASE, "clean history"),
     (*SCORES, *SHOWN),
     (*SCORES, *LONG),
