@@ -316,7 +316,8 @@ def likely(found: Found, needed: int) -> str:
       seen = [c for c in compared if c.verdict == "the opposite is shown"]
       names = ", ".join(dict.fromkeys(c.measure for c in seen))
       lines.append((study.title, names, study.likely))
-  return table(("not reproduced", "opposite shown by", "likely cause"), lines)
+  head = ("not reproduced", "opposite shown by", "likely cause")
+  return table(head, lines) if lines else "It is seen of no claim."
 
 
 def verdicts(found: Found, needed: int) -> str:
@@ -397,20 +398,20 @@ def over_compute(found: Found, variants: Sequence[str]) -> str:
   names = ("frechet", "attributes", "all correct")
   lines = []
   for variant in variants:
-    for step in found[variant][0]["over compute"]:
+    steps = found[variant][0]["over compute"]
+    for step, x in zip(steps, teraflops(found, variant), strict=True):
       records = [
         r["over compute"][step]
         for r in found[variant]
         if step in r["over compute"]
       ]
-      teraflop = int(step) * records[0]["work"]["flops"] / 1e12
       cells = [
         spread(Measure(at_end(name), form), [r[name] for r in records])
         for name, form in zip(
           names, ("{:.3f}", "{:.1%}", "{:.1%}"), strict=True
         )
       ]
-      lines.append((variant, step, f"{teraflop:.2f}", *cells))
+      lines.append((variant, step, f"{x:.2f}", *cells))
   return table(("variant", "steps", "TFLOP", *SCORES), lines)
 
 
