@@ -5,12 +5,15 @@ import importlib
 import json
 import pathlib
 import runpy
+import shutil
 import sys
 
 import numpy as np
 import pytest
 
-SCRIPTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "ablations"
+ROOT = pathlib.Path(__file__).parents[1]
+SCRIPTS = ROOT / "benchmarks" / "ablations"
+FLOPS = 0.1  # by which a step of a variant may differ from that of the first
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,73 @@ def test_seeds_are_compared_one_by_one_where_both_have_them(scripts):
   assert found == "; better in 1 of 1 seeds"
 
 
+@pytest.mark.parametrize(
+  "verdicts, outcome",
+  [
+    ({"A": ["shown", "not decided"]}, "reproduced"),
+    ({"A": ["not decided", "the opposite is shown"]}, "not reproduced"),
+    (
+      {"A": ["shown", "the opposite is shown"]},
+      "not decided: measures disagree",
+    ),
+    ({"A": ["not decided"]}, "not decided"),
+    ({"A": ["shown"], "B": ["not decided"]}, "not decided"),  # not against all
+    ({"A": ["shown"], "B": ["not measured"]}, "not measured"),
+  ],
+)
+def test_a_study_is_reproduced_if_some_measure_shows_it_and_none_the_opposite(
+  scripts, verdicts, outcome
+):
+  document = scripts["document"]
+  line = lambda measure, other, verdict: document.Compared(
+    measure, other, verdict, "", "", ""
+  )
+  lines = [line("x", k, verdict) for k, v in verdicts.items() for verdict in v]
+  assert document.outcome(lines) == outcome
+  for word in ("shown", "not decided", "the opposite is shown"):
+    distance = line("Frechet distance", "A", word)
+    assert document.outcome([*lines, distance]) == outcome  # it has no part
+
+
+def test_at_equal_compute_scores_are_on_the_line_between_two_steps(scripts):
+  document = scripts["document"]
+  record = lambda flops, *scores: {
+    "seed": 0,
+    "over compute": {
+      step: {"frechet": score, "work": {"flops": flops}}
+      for step, score in zip(("100", "200"), scores, strict=True)
+    },
+  }
+  found = {"a": [record(1e10, 4.0, 2.0)], "b": [record(2e10, 3.0, 1.0)]}
+  assert document.teraflops(found, "a") == [1.0, 2.0]
+  middle = document.at_teraflop(found, ("a", "b"), 1.5)
+  values = lambda v: document.values(middle, v, "Frechet distance")
+  assert values("a") == {0: 3.0}
+  end = document.at_teraflop(found, ("a", "b"), 2.0)
+  each = [document.values(end, v, "Frechet distance")[0] for v in "ab"]
+  assert each == [2.0, 3.0]  # b's first step costs as much as a's second
+  first = document.at_step(found, "100")
+  assert document.values(first, "b", "Frechet distance") == {0: 3.0}
+
+
+def test_long_clips_are_followed_from_those_right_at_first(scripts):
+  measures = scripts["studies"].MEASURES
+  window = lambda n, kept, still_n, still: {
+    "n": n, "kept": kept, "still n": still_n, "still": still,
+  }  # fmt: skip
+  windows = [
+    window(32, 0.25, 8, 1.0),
+    window(20, 0.2, 6, 0.5),
+    window(10, 0.1, 2, 0.0),
+    window(4, 0.0, 0, float("nan")),
+  ]
+  record = {"long": {"windows": windows}}
+  assert measures["still later"].of(record) == pytest.approx(3 / 8)
+  assert measures["of right ones"].of(record) == 8
+  assert measures["kept later"].of(record) == pytest.approx(5 / 34)
+  assert measures["quarters later"].of(record) == 34
+
+
 def test_commands_at_once_lose_no_result_and_do_nothing_twice(
   scripts, tmp_path
 ):
@@ -127,7 +197,12 @@ def test_every_study_compares_variants_that_are_run(scripts):
       for part in (part for part, needed in needs.items() if needed):
         for variant in study.variants:
           assert getattr(variants.VARIANTS[variant], part), (variant, part)
-  for variant in variants.VARIANTS.values():
+  for name, variant in variants.VARIANTS.items():
+    if variant.sampled_as:  # weights of the task's first
+      case = cases.Case(name, 0, variants.FULL, SCRIPTS, SCRIPTS)
+      tasks = [v.task for v in variants.VARIANTS.values()]
+      first = [*variants.VARIANTS][tasks.index(variant.task)]
+      assert case.trained.name == first
     shared = variants.TASKS[variant.task].settings
     ours = {**shared, **variant.settings}
     assert work(cases, ours) == work(cases, shared)
@@ -184,7 +259,9 @@ def test_a_clip_is_scored_as_long_as_its_task_makes_it_or_as_long_as_asked(
     ran.append(words)
     (out,) = (w.split("=", 1)[1] for w in words if w.startswith("--out="))
     rate = {"hits": 1, "n": 2}
-    found = {"attributes": {"shape": rate}, "all correct": rate, "windows": []}
+    window = {"kept": rate, "still": {"hits": 0, "n": 0}, "color change": 1.0}
+    found = {"attributes": {"shape": rate}, "all correct": rate}
+    found["windows"] = [window]
     found |= dict.fromkeys(("flicker", "color drift", "shape drift"), 0.0)
     path = pathlib.Path(out) / "results.json"
     path.parent.mkdir(parents=True)
@@ -199,7 +276,9 @@ def test_a_clip_is_scored_as_long_as_its_task_makes_it_or_as_long_as_asked(
   assert "--config.generate.frames=1" in made
   assert f"--config.videos.path={tmp_path / 'images'}" in made
   assert case.scores("step_400", 128)["all correct"] == 0.5
-  assert case.scores("long", 32, 65)["attributes"] == 0.5
+  long = case.scores("long", 32, 65)
+  assert long["attributes"] == long["windows"][0]["kept"] == 0.5
+  assert np.isnan(long["windows"][0]["still"])
   frames = [[w for w in words if "--frames" in w] for words in ran]
   assert frames == [[], ["--frames=65"]]
 
@@ -266,3 +345,60 @@ def test_weights_are_shared_once_their_own_case_is_measured(
   assert not ran
   main["run_missing"]([base, other], kept, 9)
   assert ran == [base.key, other.key]
+
+
+@pytest.fixture(scope="module")
+def published(scripts, tmp_path_factory):
+  """What is kept in docs, and its cases beside latents of the same marks."""
+  kept = json.loads((ROOT / "docs" / "ablations.json").read_text())
+  folder = tmp_path_factory.mktemp("published")
+  for name, of in (
+    ("latents", "pyramid"),
+    ("image_latents", "pyramid, images"),
+  ):
+    marks = kept[f"{of}, seed 0"]["settings"]
+    (mark,) = (x.split("=")[1] for x in marks if x.startswith("latents="))
+    (folder / name).mkdir()
+    (folder / name / "metadata.json").write_text(
+      json.dumps({"fingerprint": mark})
+    )
+  full = scripts["variants"].FULL
+  made = scripts["cases"].Case
+  return kept, [
+    made(name, seed, full, folder, folder)
+    for seed in full.seeds
+    for name in scripts["variants"].VARIANTS
+  ]
+
+
+def test_what_is_published_was_measured_with_the_settings_of_today(published):
+  kept, cases = published
+  notes = {f"latents {cases[0].fingerprint}"}
+  assert kept.keys() == {case.key for case in cases} | notes
+  for case in cases:
+    assert kept[case.key]["settings"] == case.settings, case.key
+
+
+def test_the_published_page_is_the_one_that_is_made_of_what_is_kept(
+  published, tmp_path
+):
+  kept, cases = published
+  docs, page = ROOT / "docs", tmp_path / "ablations.md"
+  shutil.copy(docs / "ablations_blocks.png", tmp_path)
+  runpy.run_path(str(SCRIPTS / "__main__.py"))["write_document"](
+    cases, kept, page
+  )
+  assert page.read_text() == (docs / "ablations.md").read_text()
+
+
+def test_steps_that_are_compared_cost_nearly_as_much(scripts, published):
+  kept, _ = published
+  end = scripts["studies"].at_end("work")
+  for study in scripts["studies"].STUDIES.values():
+    for seed in scripts["variants"].FULL.seeds:
+      first, *others = (
+        end(kept[f"{variant}, seed {seed}"])["flops"]
+        for variant in study.variants
+      )
+      shares = np.array(others) / first
+      np.testing.assert_allclose(shares, 1, atol=FLOPS, err_msg=study.title)

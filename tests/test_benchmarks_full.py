@@ -194,6 +194,11 @@ def shapes_folder(tmp_path_factory):
      f"--data={folder}/shapes"),
     ("encode", config, text, f"--vae={folder}/vae",
      f"--videos={folder}/shapes", f"--out={folder}/latents"),
+    ("shapes", f"--out={folder}/images", f"--text={folder}/text",
+     "--clips=24", "--heldout=8", "--frames=1", "--seed=1"),
+    ("encode", config, text, f"--vae={folder}/vae",
+     f"--videos={folder}/images", f"--out={folder}/image_latents",
+     "--config.encode.max_frames=1", "--config.encode.min_frames=1"),
   ):  # fmt: skip
     name, *arguments = command
     result = subprocess.run(
@@ -240,7 +245,44 @@ def test_an_ablation_is_run_once_and_the_page_tells_what_was(
   listed = go_on("--list").stdout.splitlines()
   assert [line.split()[0] == "-" for line in listed] == [False] * 2 + [
     True
-  ] * 15
+  ] * 16
+
+
+@pytest.mark.parametrize(
+  "study, title, other",
+  [
+    ("coupling", "Coupled endpoints", "independent noise"),
+    ("corruption", "Corrupted history", "clean history"),
+    ("spatial on images", "Spatial pyramid, images", "1 stage, images"),
+  ],
+)
+def test_a_study_measures_what_its_page_shows(
+  tmp_path, shapes_folder, study, title, other
+):
+  kept = tmp_path / "ablations.json"
+  result = run(
+    f"--folder={shapes_folder}", f"--work={tmp_path}/work", f"--kept={kept}",
+    "--tiny", f"--only={study}", script="ablations",
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+  records = json.loads(kept.read_text())
+  assert len(records) == 2 and f"{other}, seed 0" in records
+  ours, theirs = records.values()
+  assert ours["over compute"]["21"]["frechet"] > 0
+  assert ours["over compute"]["21"] != theirs["over compute"]["21"]
+  section = kept.with_suffix(".md").read_text().split(f"\n## {title}\n")[1]
+  section = section.split("\n## ")[0]
+  assert f"\n| {other} | " in section and "Together: **" in section
+  assert "| a training step | " in section
+  if study == "coupling":
+    bends = theirs["paths"]["straightness"]
+    assert f"\n| {other} | {np.mean(bends):.3f} | " in section
+  elif study == "corruption":
+    assert [len(r["long"]["windows"]) for r in (ours, theirs)] == [2, 2]
+    assert all("still" in w for w in theirs["long"]["windows"])
+  else:
+    assert [*theirs["over compute"]] == ["20", "21"]
+    assert "| 20 steps | 21 steps |" in section
 
 
 def test_a_folder_without_latents_is_told_how_to_make_them(tmp_path):

@@ -22,7 +22,7 @@ import sys
 import document
 import pictures
 import results
-from cases import ROOT, Case, base_settings
+from cases import ROOT, Case, base_settings, usual_settings
 from studies import BASE, STUDIES
 from variants import FULL, STEPS_A_UNIT, TASKS, TINY, VARIANTS
 
@@ -85,7 +85,10 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     for name in VARIANTS
   }
   size, clips = cases[0].size, TASKS["clips"].settings
-  channels = base_settings()["model.latent_channels"]
+  base = base_settings()
+  # noted by hand of the run with these latents
+  about = kept.get(f"latents {cases[0].fingerprint}", {})
+  vae_steps = checkpoint.latest_step(cases[0].shared / "vae")
   document.write(
     found, path, len(size.seeds),
     layers=clips["model.layers"], width=32 * clips["model.heads"],
@@ -95,8 +98,10 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     motion_steps=size.steps["motion"][-1], scored=size.scored["clips"],
     motion_scored=size.scored["motion"], stills_steps=size.steps["stills"][-1],
     stills_scored=size.scored["stills"], latents=size.latents,
-    vae_steps=checkpoint.latest_step(cases[0].shared / "vae"),
-    seeds=len(size.seeds), features=2 * channels,
+    vae=about.get("VAE", f"{vae_steps} steps"),
+    machine=about.get("machine", "not noted"), blocks=about.get("blocks", ""),
+    seeds=len(size.seeds), features=2 * base["model.latent_channels"],
+    settings=document.settings(usual_settings(), base),
   )  # fmt: skip
 
 

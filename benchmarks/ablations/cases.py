@@ -15,7 +15,7 @@ from typing import Any
 
 import results
 from flax import traverse_util
-from studies import BASE, MOTION_BASE
+from studies import BASE, MOTION_BASE, STILLS_BASE
 from variants import STARTS, TASKS, VARIANTS, Size, Variant
 
 from pyramid_jax import checkpoint
@@ -26,13 +26,22 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "shapes_cpu.py"
 
 
+def flat(tree: dict) -> dict[str, Any]:
+  """The leaves of settings, by name."""
+  return traverse_util.flatten_dict(tree, sep=".")
+
+
+def usual_settings() -> dict[str, Any]:
+  """What is so where nothing sets it, by name."""
+  return flat(dataclasses.asdict(Config()))
+
+
 def base_settings() -> dict[str, Any]:
   """What CONFIG sets of how a transformer learns and samples, by name.
 
   What its latents are made with is in their fingerprint.
   """
-  flat = lambda tree: traverse_util.flatten_dict(tree, sep=".")
-  usual = flat(dataclasses.asdict(Config()))
+  usual = usual_settings()
   chosen = flat(runpy.run_path(str(CONFIG))["get_config"]("dit").to_dict())
   parts = ("model", "flow", "latents", "optimizer", "generate")
   return {
@@ -183,8 +192,8 @@ class Case:
     """The case whose weights it has."""
     if not self.variant.sampled_as:
       return self
-    base = {"clips": BASE, "motion": MOTION_BASE}[self.variant.task]
-    return dataclasses.replace(self, name=base)
+    bases = {"clips": BASE, "stills": STILLS_BASE, "motion": MOTION_BASE}
+    return dataclasses.replace(self, name=bases[self.variant.task])
 
   @property
   def workdir(self) -> pathlib.Path:
@@ -251,10 +260,10 @@ class Case:
         *([f"--frames={frames}"] if frames else []), *self.variant.sampled_as,
       )  # fmt: skip
     summary = json.loads((out / "results.json").read_text())["summary"]
-    rates = [x["hits"] / x["n"] for x in summary["attributes"].values()]
-    right = summary["all correct"]
+    rate = lambda x: x["hits"] / (x["n"] or math.nan)
+    rates = [rate(x) for x in summary["attributes"].values()]
     return {
-      "all correct": right["hits"] / right["n"],
+      "all correct": rate(summary["all correct"]),
       "attributes": sum(rates) / len(rates),
       "flicker": summary["flicker"],
       "color drift": summary["color drift"],
@@ -262,7 +271,9 @@ class Case:
       "windows": [
         {
           "n": w["kept"]["n"],
-          "kept": w["kept"]["hits"] / (w["kept"]["n"] or math.nan),
+          "kept": rate(w["kept"]),
+          "still n": w["still"]["n"],  # right in the first quarter
+          "still": rate(w["still"]),
           "color change": w["color change"],
         }
         for w in summary["windows"]

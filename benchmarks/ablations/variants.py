@@ -170,6 +170,9 @@ VARIANTS = {
   "stages 1:2:1": Variant({"latents.stage_weights": (1.0, 2.0, 1.0)}),
   STILLS_BASE: Variant(task="stills", over_compute=True),
   "1 stage, images": Variant(pyramid(1, 72), task="stills", over_compute=True),
+  "no corrective noise, images": Variant(
+    task="stills", sampled_as=("--norenoise",)
+  ),
   MOTION_BASE: Variant(task="motion", over_compute=True, long=True),
   "full sequence": Variant(
     {
