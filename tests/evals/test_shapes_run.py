@@ -12,7 +12,7 @@ from pyramid_jax.data import shapes
 from pyramid_jax.data.shapes_store import ShapesConfig, write
 from pyramid_jax.evals import shapes_report, shapes_run
 from pyramid_jax.evals.shapes_run import Question, begin, score_files
-from pyramid_jax.evals.shapes_score import Seen
+from pyramid_jax.evals.shapes_score import Seen, summary
 from pyramid_jax.generate import clips, export
 from tests.commands import refused, run
 
@@ -150,6 +150,20 @@ def test_files_that_cannot_be_scored_are_told(tmp_path):
     one()
   with pytest.raises(ConfigError, match="no mp4 files"):
     score_files([], Seen(), 9)
+
+
+def test_continuations_tell_how_much_they_change_what_was_given(dataset):
+  opened = shapes_run.Dataset(dataset)
+  lines = lambda given: shapes_report.markdown(
+    summary(shapes_run.score_truth(opened, 3, given)), 3
+  ).splitlines()
+  for given in (1, 5):
+    table = lines(given)
+    kept = [x for x in table if x.startswith("| given objects kept | 100.0%")]
+    changes = [x for x in table if "change from given" in x]
+    assert len(kept) == 1 and len(changes) == 2
+    assert all(float(line.split("|")[2]) < 1 for line in changes)
+  assert not [line for line in lines(0) if "given" in line]
 
 
 def test_a_misread_clip_is_named_beside_what_was_read(tmp_path):
