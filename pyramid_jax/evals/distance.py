@@ -94,6 +94,30 @@ def of_clips(real: Path, fake: Path, vae: Path, batch: int = 8) -> Distance:
   )
 
 
+def of_files(
+  real: Path,
+  fake: Path,
+  describe: Callable[[Sequence[Item]], features.Batches],
+  name: str,
+  kind: str = "video",
+) -> Distance:
+  """The distance of two folders by any features, such as a video network's.
+
+  Args:
+    real: folder of real ones.
+    fake: folder of generated ones.
+    describe: yields (names, features [N, D]) of the files that it is given, in
+      parts of any size; of each process those that it is to read.
+    name: of the features, for people.
+    kind: of the files, "video" or "image".
+
+  Raises:
+    ConfigError: no files of this kind, or features that are not finite.
+  """
+  folders = [features.list_items(f, kind) for f in (real, fake)]
+  return _distance(folders, lambda items, _: describe(items), name)
+
+
 def _distance(
   folders: Sequence[Sequence[Item]],
   describe: Callable[[Sequence[Item], int], features.Batches],

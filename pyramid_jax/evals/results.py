@@ -1,15 +1,18 @@
 """What benchmarks wrote, read back; and whether their clips are all there."""
 
 import ast
+import collections
 import dataclasses
 import json
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
 from pyramid_jax.config import ConfigError
 from pyramid_jax.data.damage import BadVideo
+from pyramid_jax.data.files import Item
 from pyramid_jax.evals import features, vbench
 from pyramid_jax.generate import benchmark
 
@@ -25,8 +28,8 @@ def read_vbench(path: Path) -> dict[str, float]:
       [value, [one for each clip]]}; as fractions, or all in percent.
 
   Raises:
-    ConfigError: no results, a file that is not whole, an unknown dimension, two
-      values of one, or fractions among percents.
+    ConfigError: no results, a file that is not whole, an unknown dimension, a
+      value that is no finite number, two of one, or fractions among percents.
   """
   path = pathlib.Path(path)
   files = sorted(path.glob("*.json")) if path.is_dir() else [path]
@@ -55,9 +58,7 @@ def _fractions(path: pathlib.Path, content: dict[str, Any]) -> dict[str, float]:
   values = {}
   for key, value in content.items():
     value = value[0] if isinstance(value, list) and value else value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      raise ConfigError(f"{path}: {key} is {value!r}, not a number.")
-    values[vbench.check_dimension(key)] = float(value)
+    values[vbench.check_dimension(key)] = _number(path, key, value)
   if max(values.values(), default=0) <= 1:
     return values
   if low := [f"{k} {v:g}" for k, v in values.items() if 0 < v <= 1]:
@@ -67,21 +68,67 @@ def _fractions(path: pathlib.Path, content: dict[str, Any]) -> dict[str, float]:
   return {name: value / 100 for name, value in values.items()}
 
 
+def _number(path: pathlib.Path, name: str, value: Any) -> float:
+  """A value of a result file, which must be finite."""
+  known = isinstance(value, int | float) and not isinstance(value, bool)
+  # no NaN compares so, and some of JSON's integers are beyond a float
+  if not (known and abs(value) <= sys.float_info.max):
+    raise ConfigError(f"{path}: {name} is {value!r}, not a finite number.")
+  return float(value)
+
+
 def measure_flickering(folder: Path) -> dict[str, list]:
   """VBench's temporal flickering of a folder, as its result files have it.
 
+  Where the manifest of `pyramid-generate --benchmark` lies beside the folder,
+  only the prompts of temporal flickering count, which have 25 samples.
+
   Raises:
-    ConfigError: no videos, or one that cannot be read.
+    ConfigError: no videos, one that cannot be read or has one frame, or some of
+      another rate or length than the first.
   """
-  each = [
-    {
-      "video_path": str(item.path),
-      "video_results": vbench.temporal_flickering(features.read(item)),
-    }
-    for item in features.list_items(folder, "video")
-  ]
+  each, first = [], None
+  for item in _flickering_items(folder):
+    found = features.read(item, features.format_of)
+    first = first or found
+    if (found.fps, found.frames) != (first.fps, first.frames):
+      raise ConfigError(
+        f"{item.path} has {found}, the first clip {first}; only clips of one "
+        "rate and length are averaged."
+      )
+    try:
+      value = vbench.temporal_flickering(features.read(item))
+    except ConfigError as error:
+      raise ConfigError(f"{item.path}: {error}") from error
+    each.append({"video_path": str(item.path), "video_results": value})
   mean = sum(clip["video_results"] for clip in each) / len(each)
   return {vbench.FLICKERING: [mean, each]}
+
+
+def _flickering_items(folder: Path) -> list[Item]:
+  """The videos of a folder that are of temporal flickering, as far as known."""
+  items = features.list_items(folder, "video")
+  if not benchmark.manifest_path(folder).exists():
+    return items
+  made, beside = benchmark.read_manifest(folder), _beside(folder)
+  samples = collections.Counter(clip["prompt"] for clip in made["clips"])
+  wanted = {
+    beside / clip["file"]
+    for clip in made["clips"]
+    if samples[clip["prompt"]] == benchmark.STATIC_SAMPLES
+  }
+  place = lambda item: pathlib.Path(os.path.abspath(item.path))
+  if kept := [item for item in items if place(item) in wanted]:
+    return kept
+  raise ConfigError(
+    f"{folder} has no clip of a prompt with {benchmark.STATIC_SAMPLES} samples "
+    f"in {benchmark.manifest_path(folder)}; those of temporal flickering have."
+  )
+
+
+def _beside(folder: Path) -> pathlib.Path:
+  """What the names of a manifest are relative to."""
+  return benchmark.manifest_path(folder).parent
 
 
 def read_evalcrafter(path: Path) -> dict[str, float]:
@@ -92,24 +139,34 @@ def read_evalcrafter(path: Path) -> dict[str, float]:
       or a folder with the former.
 
   Raises:
-    ConfigError: no such file, or no metrics in it.
+    ConfigError: no such file, no metrics in it, or one that is no finite
+      number.
   """
   path = pathlib.Path(path)
   path = path / "final_result.txt" if path.is_dir() else path
-  if path.suffix == ".json":
-    content = _read_json(path)
-  else:
-    if not path.is_file():
-      raise ConfigError(
-        f"{path} is missing; EvalCrafter's eval_from_metrics.py writes it."
-      )
-    printed = re.search(r"Metrics: ({.*?})", path.read_text())
-    if not printed:
-      raise ConfigError(f'{path} has no line "Metrics: {{...}}".')
-    content = ast.literal_eval(printed[1].replace("nan", "None"))
-  if not isinstance(content, dict) or None in content.values():
-    raise ConfigError(f"{path}: every metric must be a number.")
-  return {name: float(value) for name, value in content.items()}
+  content = _read_json(path) if path.suffix == ".json" else _read_printed(path)
+  if not isinstance(content, dict):
+    raise ConfigError(f"{path} must hold {{metric: value}}.")
+  return {name: _number(path, name, value) for name, value in content.items()}
+
+
+def _read_printed(path: pathlib.Path) -> Any:
+  """What a line "Metrics: {...}" says."""
+  if not path.is_file():
+    raise ConfigError(
+      f"{path} is missing; EvalCrafter's eval_from_metrics.py writes it."
+    )
+  printed = re.search("Metrics: ({.*?})", path.read_text(errors="replace"))
+  if not printed:
+    raise ConfigError(f'{path} has no line "Metrics: {{...}}".')
+  # Python prints these without quotes, and does not read them
+  quoted = re.sub(r"-?\b(nan|inf)\b", r"'\g<0>'", printed[1])
+  try:
+    return ast.literal_eval(quoted)
+  except (ValueError, TypeError, SyntaxError) as error:
+    raise ConfigError(
+      f'{path}: "{printed[0]}" cannot be read; it must be {{metric: value}}.'
+    ) from error
 
 
 def _read_json(path: pathlib.Path) -> Any:
@@ -128,12 +185,16 @@ class Check:
   """Whether a folder holds the clips that its manifest lists.
 
   Attributes:
+    benchmark: whose clips they are.
+    prompts: how many it lists.
     clips: how many it lists.
     missing: names of those that are not there.
     wrong: (name, why) of those that are damaged or otherwise made.
     foreign: files in its folders that it does not list.
   """
 
+  benchmark: str
+  prompts: int
   clips: int
   missing: list[str]
   wrong: list[tuple[str, str]]
@@ -141,18 +202,30 @@ class Check:
 
   def __str__(self) -> str:
     there = self.clips - len(self.missing) - len(self.wrong)
+    kind = benchmark.BENCHMARKS[self.benchmark]
+    part = (
+      f"a part: {self.prompts:,} of {kind.prompts:,} prompts, {self.clips:,} "
+      f"of {kind.clips:,} clips; --part says that it is meant"
+    )
     return "\n".join(
       [
         *(f"missing  {name}" for name in self.missing),
         *(f"wrong    {name}: {why}" for name, why in self.wrong),
         *(f"foreign  {name}" for name in self.foreign),
         f"{there} of {self.clips} clips",
+        f"{self.benchmark}: {'the full set' if self.full else part}",
       ]
     )
 
   @property
+  def full(self) -> bool:
+    """Whether as many are listed as the benchmark has."""
+    kind = benchmark.BENCHMARKS[self.benchmark]
+    return (self.prompts, self.clips) == (kind.prompts, kind.clips)
+
+  @property
   def complete(self) -> bool:
-    """Whether the benchmark can be run."""
+    """Whether all that are listed are there, and nothing else."""
     return not (self.missing or self.wrong or self.foreign)
 
 
@@ -162,21 +235,25 @@ def check_clips(folder: Path) -> Check:
   Raises:
     ConfigError: its manifest is missing or not whole.
   """
-  made, beside = benchmark.read_manifest(folder), pathlib.Path(folder).parent
+  made, beside = benchmark.read_manifest(folder), _beside(folder)
   files = [clip["file"] for clip in made["clips"]]
+  name, prompts = made["benchmark"], [clip["prompt"] for clip in made["clips"]]
   missing = [name for name in files if not (beside / name).is_file()]
   wanted = tuple(made[k] for k in ("fps", "frames", "height", "width"))
   wrong = []
-  for name in set(files) - set(missing):
+  for file in set(files) - set(missing):
     try:
-      found = features.format_of(beside / name)
+      found = features.format_of(beside / file)
     except BadVideo as error:
-      wrong.append((name, f"damaged: {error}"))
+      wrong.append((file, f"damaged: {error}"))
       continue
     if dataclasses.astuple(found) != wanted:
-      wrong.append((name, f"{found}, not {type(found)(*wanted)}"))
-  folders = {pathlib.Path(folder), *((beside / name).parent for name in files)}
-  known = {beside / name for name in files}
+      wrong.append((file, f"{found}, not {type(found)(*wanted)}"))
+  known = {beside / file for file in files}
+  folders = {file.parent for file in known}
   there = (file for d in folders if d.is_dir() for file in d.iterdir())
   foreign = sorted(str(file) for file in there if file not in known)
-  return Check(len(files), missing, sorted(wrong), foreign)
+  return Check(
+    name, benchmark.count_prompts(name, prompts), len(files), missing,
+    sorted(wrong), foreign,
+  )  # fmt: skip

@@ -18,17 +18,24 @@ class Scored(NamedTuple):
     text: for people.
     values: for a file.
     whole: whether nothing is missing.
+    part: whether at least all of a part is there.
   """
 
   text: str
   values: dict[str, Any]
   whole: bool = True
+  part: bool = False
 
 
 def clips(folder: Path) -> Scored:
   """What keeps a benchmark from being run on its clips."""
   found = results.check_clips(folder)
-  return Scored(str(found), dataclasses.asdict(found), found.complete)
+  return Scored(
+    str(found),
+    {**dataclasses.asdict(found), "full": found.full},
+    found.complete and found.full,
+    part=found.complete,
+  )
 
 
 def of_vbench(path: Path) -> Scored:

@@ -41,6 +41,7 @@ class Thing:
     velocity: (x, y) in shorter sides a second.
     ink: (r, g, b) its colour.
     places: [T, 2] centres in pixels, nan where it was not seen.
+    outline: [G, G] cover around its centre, in square roots of its area.
     color_drift: grey levels between the colours of its first and last third.
     shape_drift: share of the outline that changed between them, 0..1.
   """
@@ -54,6 +55,7 @@ class Thing:
   velocity: tuple[float, float]
   ink: tuple[float, float, float]
   places: np.ndarray
+  outline: np.ndarray
   color_drift: float
   shape_drift: float
 
@@ -144,10 +146,8 @@ def _thing(clip, rgb_T3, track, taken, pace) -> Thing:
   whole = [t for t in seen if not track[t].cut]
   whole = whole if len(whole) >= max(1, 0.2 * len(seen)) else seen
   kept = [outlines[t] for t in whole]
-  maybe = shapes_of(
-    np.median([o.picture for o in kept], axis=0),
-    float(np.median([o.area for o in kept])),
-  )
+  outline = np.median([o.picture for o in kept], axis=0)
+  maybe = shapes_of(outline, float(np.median([o.area for o in kept])))
   radii = [radius / side for radius in maybe.values()]
   sizes = {nearest(r, shapes.SIZES, SIZE_SLACK) for r in radii}
   often = len(seen) >= SEEN * T
@@ -163,8 +163,9 @@ def _thing(clip, rgb_T3, track, taken, pace) -> Thing:
     velocity=velocity,
     ink=tuple(map(float, ink)),
     places=places,
+    outline=outline,
     color_drift=_color_drift([track[t].ink for t in seen]),
-    shape_drift=_shape_drift([o.picture for o in kept]),
+    shape_drift=outline_change(*_thirds([o.picture for o in kept])),
   )
 
 
@@ -305,7 +306,8 @@ def _color_drift(inks) -> float:
   return float(np.abs(first - last).mean())
 
 
-def _shape_drift(outlines) -> float:
-  first, last = (np.clip(x, 0, 1) for x in _thirds(outlines))
+def outline_change(first_GG: np.ndarray, last_GG: np.ndarray) -> float:
+  """Share of what two outlines cover together that only one of them covers."""
+  first, last = (np.clip(x, 0, 1) for x in (first_GG, last_GG))
   union = np.maximum(first, last).sum()
   return float(1 - np.minimum(first, last).sum() / union) if union else 1.0

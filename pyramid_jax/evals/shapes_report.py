@@ -44,8 +44,10 @@ def _json(value: Any) -> dict[str, Any]:
 def markdown(found: dict[str, Any], n: int) -> str:
   """The summary as tables."""
   lines = [f"| {n} clips | rate (95% interval) |", "|---|---|"]
+  first, given = found["windows"][0], found["given kept"]
   rates = {**found["attributes"], "all correct": found["all correct"],
-           "all but motion": found["windows"][0]["kept"],
+           "all but motion": first["kept"],
+           **({"given objects kept": given} if given.n else {}),
            "something unasked": found["unasked"]}  # fmt: skip
   lines += [f"| {name} | {rate} |" for name, rate in rates.items()]
   lines += ["", "| all correct by | clips | rate (95% interval) |",
@@ -56,17 +58,24 @@ def markdown(found: dict[str, Any], n: int) -> str:
   lines += ["", "| mean over clips | grey levels of 255 |", "|---|---|"]
   lines += [f"| {name} | {found[name]:.2f} |" for name in
             ("flicker", "color drift")]  # fmt: skip
+  if given.n:
+    lines += [f"| color change from given | {first['color change']:.2f} |"]
   lines += [f"| shape drift, of 1 | {found['shape drift']:.3f} |"]
+  if given.n:
+    lines += [
+      f"| shape change from given, of 1 | {first['shape change']:.3f} |"
+    ]
   if len(found["windows"]) > 1:
     lines += ["", "A clip counts in a window if its objects, moving as asked, "
               "would be whole in the frame for half of it.", "",
               "| window | clips | all but motion | of those right in the first "
-              "| all correct | color change |", "|---" * 6 + "|"]  # fmt: skip
+              "| all correct | color change | shape change, of 1 |",
+              "|---" * 7 + "|"]  # fmt: skip
     for i, w in enumerate(found["windows"], 1):
-      kept, change = w["kept"], f"{w['color change']:.1f}"
+      kept = w["kept"]
       lines.append(
         f"| {i} | {kept.n} | {kept} | {w['still']} | {w['all correct']} "
-        f"| {change} |"
+        f"| {w['color change']:.1f} | {w['shape change']:.3f} |"
       )
   return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from tqdm import tqdm, trange
 
 from pyramid_jax import checkpoint
 from pyramid_jax.config import ConfigError, GenerateConfig
-from pyramid_jax.data import shapes
+from pyramid_jax.data import shapes, video
 from pyramid_jax.data.shapes_store import Stored
 from pyramid_jax.evals import shapes_report
 from pyramid_jax.evals.shapes_score import Seen, score
@@ -228,8 +228,10 @@ def score_files(
   The prompt of a file is in it. `trained` None is each clip's own length.
 
   Raises:
-    ConfigError: no clips, one that is damaged, not whole or without a prompt,
-      one of another prompt than its question's, or one that cannot be scored.
+    ConfigError: no clips, one that is damaged, not whole, without a prompt or
+      of another rate than the dataset's, one of another prompt than its
+      question's, one without a question that is shorter than the `trained`
+      frames, or one that cannot be scored.
   """
   if not paths:
     raise ConfigError("there are no mp4 files to score.")
@@ -250,6 +252,8 @@ def score_files(
         f"{path} has {len(frames)} frames, it should have {made['frames']}; "
         "remove it and make it again."
       )
+    if len(frames) > 1:
+      _check_pace(path, len(frames), None if questions else trained)
     try:
       record = score(made["prompt"], frames, trained or len(frames), given)
     except ConfigError as error:
@@ -257,6 +261,20 @@ def score_files(
     combination = seen.combination(made["prompt"])
     records.append({"clip": path.name, "combination": combination, **record})
   return records
+
+
+def _check_pace(path: pathlib.Path, frames: int, trained: int | None):
+  """Refuses a clip in which the speeds of captions do not hold."""
+  if (fps := video.read_format(path).fps) != shapes.FPS:
+    raise ConfigError(
+      f"{path} has {fps:g} frames a second; captions name speeds at "
+      f"{shapes.FPS}: make it again at that rate."
+    )
+  if trained and frames < trained:
+    raise ConfigError(
+      f"{path} has {frames} frames, fewer than the {trained} that captions of "
+      f"this dataset speak of; make it again with --frames={trained}."
+    )
 
 
 def score_truth(

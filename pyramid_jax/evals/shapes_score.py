@@ -11,7 +11,7 @@ import numpy as np
 
 from pyramid_jax.config import ConfigError
 from pyramid_jax.data import shapes
-from pyramid_jax.evals.shapes import Reading, Thing, read
+from pyramid_jax.evals.shapes import Reading, Thing, outline_change, read
 
 KEPT = ("background", "count", "shape", "color", "size")  # what lasts
 MOTION = ("direction", "speed")
@@ -130,7 +130,10 @@ def score(
   A clip longer than the `trained` frames is read in windows of this length;
   `hits` are those of the first. A window is `inside` if all objects, moving as
   asked, would be whole in the frame for its first half at least, which is
-  enough to read them. The `given` frames were not generated and are left out.
+  enough to read them. The `given` frames were not generated and are left out:
+  objects of a window are compared with what those show, or else the first
+  window, by color and shape; `given_kept` says whether the first window has the
+  given background and objects, however they move.
 
   Raises:
     ConfigError: no caption of the dataset, or one of motion for a single frame.
@@ -150,6 +153,8 @@ def score(
   pace, wanted = shapes.pace(trained), asked["objects"]
   readings = [read(part, pace) for part in parts]
   things = [matched(wanted, reading) for reading in readings]
+  before = read(clip_THW3[:given], pace) if given else readings[0]
+  origin = matched(wanted, before)
   windows = [hits(asked, reading) for reading in readings]
   lengths = np.array([len(part) for part in parts])
   middles = lengths.cumsum() - lengths / 2
@@ -166,15 +171,31 @@ def score(
     "all_correct": all(windows[0].values()),
     "windows": windows,
     "inside": [True, *(bool(t <= min(stays)) for t in middles[1:])],
-    "color_change": [_color_change(things[0], later) for later in things],
+    "color_change": [_change(_color_change, origin, w) for w in things],
+    "shape_change": [_change(_shape_change, origin, w) for w in things],
+    "given_kept": (
+      _same(before, origin, readings[0], things[0]) if given else None
+    ),
   }
 
 
+def _same(before, origin, after, things) -> bool:
+  """Whether two readings show the same but for motion."""
+  alike = lambda names, a, b: all(
+    getattr(a, name, None) == getattr(b, name, None) is not None
+    for name in names
+  )
+  pairs = zip(origin, things, strict=True)
+  return alike(KEPT[:2], before, after) and all(
+    alike(KEPT[2:], *pair) for pair in pairs
+  )
+
+
 def as_json(reading: Reading) -> dict[str, Any]:
-  """A reading without the places of its objects."""
+  """A reading without the places and outlines of its objects."""
   record = dataclasses.asdict(reading)
   for thing in record["things"]:
-    del thing["places"]
+    del thing["places"], thing["outline"]
   return record
 
 
@@ -201,6 +222,9 @@ def summary(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
     "flicker": _mean([reading["flicker"] for reading in first]),
     "color drift": _mean([thing["color_drift"] for thing in things]),
     "shape drift": _mean([thing["shape_drift"] for thing in things]),
+    "given kept": _rate(
+      [r["given_kept"] for r in records if r["given_kept"] is not None]
+    ),
     "windows": [_window(records, w) for w in range(most)],
   }
 
@@ -211,26 +235,37 @@ def _window(records, w: int) -> dict[str, Any]:
   inside = [r for r in long if r["inside"][w]]
   kept = lambda chosen: [_kept(r, w) for r in chosen]
   right = [all(r["windows"][w].values()) for r in inside]
-  changes = [r["color_change"][w] for r in inside]
+  changes = lambda name: [r[name][w] for r in inside if r[name][w] is not None]
   return {
     "kept": _rate(kept(inside)),
     "still": _rate(kept(r for r in inside if _kept(r, 0))),
     "all correct": _rate(right),
-    "color change": _mean([x for x in changes if x is not None]),
+    "color change": _mean(changes("color_change")),
+    "shape change": _mean(changes("shape_change")),
   }
 
 
-def _color_change(first, later) -> float | None:
-  """Grey levels between objects' colours in two windows; None if in no object.
+def _change(measure, first, later) -> float | None:
+  """Mean change of the objects of two windows; None if no object is in both.
 
   (A clip that has lost its object has none that could have kept its colour.)
   """
   pairs = [
-    np.subtract(a.ink, b.ink)
+    measure(a, b)
     for a, b in zip(first, later, strict=True)
     if a is not None and b is not None
   ]
-  return float(np.abs(pairs).mean()) if pairs else None
+  return float(np.mean(pairs)) if pairs else None
+
+
+def _color_change(a: Thing, b: Thing) -> float:
+  """Grey levels between two colours."""
+  return float(np.abs(np.subtract(a.ink, b.ink)).mean())
+
+
+def _shape_change(a: Thing, b: Thing) -> float:
+  """Share of the outline that changed, whatever the size."""
+  return outline_change(a.outline, b.outline)
 
 
 def _rate(found: Sequence[bool]) -> Rate:

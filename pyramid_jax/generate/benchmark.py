@@ -15,7 +15,7 @@ import pathlib
 import secrets
 import tempfile
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pyramid_jax.config import ConfigError
@@ -26,6 +26,7 @@ FPS = 24.0
 # bytes: a file system's 255 less what an unfinished file has around its name
 LONGEST_NAME = 255 - len("..partial.mp4")
 STATIC = "temporal_flickering"  # VBench keeps the clips of it that stand still
+SAMPLES, STATIC_SAMPLES = 5, 25  # clips of a prompt of VBench
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,7 @@ def read_prompts(path: str | os.PathLike) -> dict[str, int]:
   """
   path = pathlib.Path(path)
   if path.suffix != ".json":
-    return dict.fromkeys(read_lines(path), 25 if path.stem == STATIC else 5)
+    return dict.fromkeys(read_lines(path), _samples({path.stem}))
   text = _read_text(path)
   try:
     entries = [(x["prompt_en"], x["dimension"]) for x in json.loads(text)]
@@ -97,7 +98,11 @@ def read_prompts(path: str | os.PathLike) -> dict[str, int]:
     dimensions[prompt] |= {names} if isinstance(names, str) else {*names}
   if not dimensions:
     raise ConfigError(f"{path} has no prompts.")
-  return {p: 25 if STATIC in names else 5 for p, names in dimensions.items()}
+  return {p: _samples(names) for p, names in dimensions.items()}
+
+
+def _samples(dimensions: Collection[str]) -> int:
+  return STATIC_SAMPLES if STATIC in dimensions else SAMPLES
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
@@ -202,11 +207,20 @@ def check_fps(fps: float, workdir: str | os.PathLike) -> None:
     )
 
 
+def count_prompts(name: str, prompts: Sequence[str]) -> int:
+  """How many prompts there are; where files have numbers one may come again.
+
+  Args:
+    name: of the benchmark.
+    prompts: that of each clip.
+  """
+  return len(set(prompts) if BENCHMARKS[name].named else prompts)
+
+
 def tell_differences(name: str, clips: Sequence[Clip], frames: int) -> None:
   """Says what makes scores of these clips incomparable with published ones."""
   kind = BENCHMARKS[name]
-  # where files have numbers a prompt may come again
-  prompts = len({c.prompt for c in clips} if kind.named else clips)
+  prompts = count_prompts(name, [c.prompt for c in clips])
   if (prompts, len(clips)) != (kind.prompts, kind.clips):
     log.warning(
       "%d prompts and %d clips; the full set has %d and %d",
@@ -223,7 +237,7 @@ def tell_differences(name: str, clips: Sequence[Clip], frames: int) -> None:
 
 def manifest_path(out: str | os.PathLike) -> pathlib.Path:
   """Beside the folder, which holds clips alone."""
-  out = pathlib.Path(out)
+  out = pathlib.Path(os.path.abspath(out))  # "." has no name
   return out.with_name(f"{out.name}.json")
 
 
@@ -291,7 +305,7 @@ def read_manifest(out: str | os.PathLike) -> dict[str, Any]:
   """
   path = manifest_path(out)
   try:
-    return json.loads(path.read_text())
+    made = json.loads(path.read_text())
   except FileNotFoundError:
     raise ConfigError(
       f"{path} is missing, which pyramid-generate --benchmark writes beside "
@@ -299,3 +313,9 @@ def read_manifest(out: str | os.PathLike) -> dict[str, Any]:
     ) from None
   except ValueError as error:
     raise ConfigError(f"{path} is not whole ({error}).") from error
+  if not isinstance(made, dict) or not {"benchmark", "clips"} <= made.keys():
+    raise ConfigError(
+      f"{path} is not what pyramid-generate --benchmark writes beside its "
+      f"folder {out}; keep it elsewhere."
+    )
+  return made

@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from pyramid_jax.data import shapes
+from pyramid_jax.data import shapes, video
+from pyramid_jax.evals import features
 from pyramid_jax.generate import export
 from tests import commands
 from tests.cli.test_processes import free_port
-from tests.cli.test_score import run
+from tests.cli.test_score import run, score
 from tests.commands import refused
 
 
@@ -42,7 +43,9 @@ def test_a_benchmark_is_resumed_clip_by_clip(workdirs, folder):
     for i in range(5)
   ]
   assert len(set(made.values())) == 10  # all differ, of one prompt too
-  assert run("clips", clips).code == 0
+  formats = {features.format_of(path) for path in clips.iterdir()}
+  assert formats == {video.Format(24.0, 9, 32, 32)}
+  assert run("clips", clips, "part=true").code == 0
   lost = ["a red circle-3.mp4", "a blue square-0.mp4"]
   times = {p.name: p.stat().st_mtime_ns for p in clips.iterdir()}
   for name in lost:
@@ -70,7 +73,7 @@ def test_images_for_coco_are_numbered(workdirs, folder):
   assert images == ["0000.png", "0001.png"]
   made = json.loads((folder / "clips.json").read_text())
   assert made["frames"] == 1 and made["benchmark"] == "coco"
-  assert run("clips", folder / "clips").code == 0
+  assert run("clips", folder / "clips", "part=true").code == 0
 
 
 def test_flags_that_have_no_place_are_told(workdirs, folder):
@@ -108,15 +111,22 @@ def both(module, *arguments):
   return [out for out, _ in ended]
 
 
+def without_features():
+  """No clip has features that are not finite; a broken VAE would give them."""
+  pooled = features.pooled
+  features.pooled = lambda z, cells: np.nan * pooled(z, cells)
+
+
 def test_two_processes_share_the_clips_and_the_comparison(workdirs, folder):
   command, *flags = generate(workdirs, folder, "frames=9")
   outs = both(command, *(f"--{flag}" for flag in flags))
   assert all("clips: 5 clips, 0 of them from before" in out for out in outs)
   clips = folder / "clips"
-  assert len(list(clips.iterdir())) == 10 and run("clips", clips).code == 0
+  assert len(list(clips.iterdir())) == 10
+  assert run("clips", clips, "part=true").code == 0
   for i in range(5):
-    video = shapes.render(1, i, 9, 32, 32).video
-    export.write_clip(folder / f"real/{i}.mp4", video, 24)
+    clip = shapes.render(1, i, 9, 32, 32).video
+    export.write_clip(folder / f"real/{i}.mp4", clip, 24)
   arguments = ["frechet", f"{folder}/real", str(clips), f"--vae={workdirs.vae}"]
   one = run(*arguments[:-1], arguments[-1].removeprefix("--"))
   first, second = both("score", *arguments)
@@ -125,5 +135,12 @@ def test_two_processes_share_the_clips_and_the_comparison(workdirs, folder):
     float(re.search("Frechet distance (.*?):", x)[1]) for x in (one.out, first)
   ]
   assert "5 real and 10 generated files" in first
+  for count in (5, 10):
+    assert f"{count} samples are fewer than needed for 128 features" in one.err
+  refused(
+    r"features of .*real/0\.mp4 and 4 more are not finite; look at the file",
+    *score(*arguments[:-1], arguments[-1].removeprefix("--")), files=True,
+    before=without_features,
+  )  # fmt: skip
   # clips are encoded in other batches: float32 rounding
   np.testing.assert_allclose(found[1], found[0], rtol=1e-3)

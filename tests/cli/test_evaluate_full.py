@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from pyramid_jax.data import shapes
 from pyramid_jax.evals import shapes_run
 from pyramid_jax.generate import export
 from tests import tiny
@@ -47,6 +48,52 @@ def test_clips_that_go_on_from_an_image_are_scored_after_it(tmp_path, workdirs):
   found = json.loads((tmp_path / "results.json").read_text())
   assert found["settings"]["given"] == 1
   assert [c["frames"] for c in found["clips"]] == [5, 5, 5]
+
+
+def test_a_continuation_is_scored_after_the_given_frames(tmp_path, workdirs):
+  flags = evaluate(workdirs, tmp_path, "given=9", "frames=17")
+  result = run(*flags)
+  assert result.code == 0, result.err
+  found = json.loads((tmp_path / "results.json").read_text())
+  assert [c["frames"] for c in found["clips"]] == [17, 17, 17]
+  truth = shapes_run.Dataset(workdirs.shapes).heldout(3)
+  for i, question in enumerate(truth):
+    frames, _ = export.read_mp4(tmp_path / "clips" / f"{i:05d}.mp4")
+    assert len(frames) == 17 and found["clips"][i]["prompt"] == question.prompt
+  refused(
+    r"given 8 is not 8 n \+ 1 below the clip's 17 frames",
+    *evaluate(workdirs, tmp_path / "other", "given=8", "frames=17"),
+  )
+
+
+def test_a_long_clip_has_a_line_for_each_training_length(tmp_path, workdirs):
+  result = run(*evaluate(workdirs, tmp_path, "frames=65"))
+  assert result.code == 0, result.err
+  found = json.loads((tmp_path / "results.json").read_text())
+  # of 9 frames each; the last two frames are too few to be read
+  assert [len(c["windows"]) for c in found["clips"]] == [7, 7, 7]
+  lines = result.out.split("| window | clips |")[1].splitlines()[2:]
+  assert [line.split(" | ")[0] for line in lines[:7]] == [
+    f"| {i}" for i in range(1, 8)
+  ]
+  assert lines[0].startswith("| 1 | 3 | ")
+
+
+def test_prompts_of_a_file_are_asked_for_in_its_order(tmp_path, workdirs):
+  prompts = [shapes.render(i, 7, 9).caption for i in range(2)]
+  (tmp_path / "prompts.txt").write_text("\n".join(prompts) + "\n")
+  file = f"prompts={tmp_path}/prompts.txt"
+  result = run(*evaluate(workdirs, tmp_path / "out", file))
+  assert result.code == 0, result.err
+  found = json.loads((tmp_path / "out" / "results.json").read_text())
+  assert [c["prompt"] for c in found["clips"]] == prompts
+  assert found["settings"]["prompts"] == f"{tmp_path}/prompts.txt"
+  refused(
+    "have no true clips to go on from",
+    *evaluate(workdirs, tmp_path / "b", file, "given=1"),
+  )
+  (tmp_path / "prompts.txt").write_text("a cat\n")
+  refused("'a cat' is no caption", *evaluate(workdirs, tmp_path / "c", file))
 
 
 def test_a_vae_alone_gives_heldout_clips_back(tmp_path, workdirs):

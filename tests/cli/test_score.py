@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from pyramid_jax.generate import export
+from pyramid_jax.generate import benchmark, export
 from tests import commands
 from tests.commands import refused
 from tests.evals.test_evalcrafter import RAW
@@ -73,6 +73,26 @@ def test_flickering_of_a_folder_is_a_result_of_vbench(tmp_path):
   assert result.code == 1 and "semantic                not" in result.out
 
 
+def test_a_part_of_a_benchmark_is_enough_only_if_that_is_said(tmp_path):
+  (tmp_path / "p.txt").write_text("a\n")
+  clips = benchmark.make_clips("vbench", tmp_path / "p.txt", tmp_path / "out")
+  sizes = dict(seed=0, fps=24.0, frames=3, height=16, width=16)
+  benchmark.keep_manifest(tmp_path / "out", "vbench", clips, sizes)
+  for clip in clips:
+    export.write_clip(clip.path, np.zeros((3, 16, 16, 3), np.uint8), 24)
+  result = run("clips", tmp_path / "out", f"out={tmp_path}/kept.json")
+  assert result.code == 1
+  assert result.out.splitlines() == [
+    "5 of 5 clips",
+    "vbench: a part: 1 of 944 prompts, 5 of 6,220 clips; --part says that it "
+    "is meant",
+  ]
+  assert json.loads((tmp_path / "kept.json").read_text())["full"] is False
+  assert run("clips", tmp_path / "out", "part=true").code == 0
+  clips[3].path.unlink()
+  assert run("clips", tmp_path / "out", "part=true").code == 1
+
+
 @pytest.mark.parametrize(
   "arguments, message",
   [
@@ -84,6 +104,7 @@ def test_flickering_of_a_folder_is_a_result_of_vbench(tmp_path):
     (["vbench", "none.json"], r"none\.json does not exist"),
     (["clips", "none"], r"none\.json is missing, which pyramid-generate"),
     (["flicker", "none"], "none does not exist; give a folder"),
+    (["evalcrafter", "none"], "none is missing; EvalCrafter's eval_from"),
     (["frechet", "none", "b", "weights=w.pth"], "none does not exist"),
     (["frechet", "none", "b", "vae=v"], "b does not exist"),
   ],

@@ -10,7 +10,7 @@ from pyramid_jax.config import ConfigError
 from pyramid_jax.convert import inception
 from pyramid_jax.data import video
 from pyramid_jax.data.files import find_files
-from pyramid_jax.evals import features
+from pyramid_jax.evals import distance, features, frechet
 from pyramid_jax.generate import export
 from tests.data import videos
 
@@ -94,6 +94,39 @@ def test_other_kinds_and_damaged_files_are_told(tmp_path):
 def test_missing_weights_are_told(tmp_path):
   with pytest.raises(ConfigError, match=r"none\.pth is not a file; FID needs"):
     inception.load_inception(tmp_path / "none.pth")
+
+
+def test_folders_are_compared_by_any_features(tmp_path):
+  rng, means = np.random.default_rng(0), {}
+  for folder in ("real", "fake"):
+    means[folder] = rng.integers(40, 200, (6, 1))
+    for i, (value,) in enumerate(means[folder]):
+      frames = np.full((3, 16, 16, 3), value, np.uint8)
+      export.write_clip(tmp_path / folder / f"{i}.mp4", frames, 24)
+  seen = []
+
+  def describe(items):
+    for part in (items[:4], items[4:]):
+      seen.append(len(part))
+      clips = [features.read(item) for item in part]
+      yield [item.id for item in part], np.stack([[x.mean()] for x in clips])
+
+  folders = tmp_path / "real", tmp_path / "fake"
+  found = distance.of_files(*folders, describe, "brightness")
+  assert seen == [4, 2, 4, 2]
+  expected = frechet.frechet_distance(
+    *(frechet.Moments.of(means[name]) for name in ("real", "fake"))
+  )
+  # a clip's gray is coded within a grey level
+  np.testing.assert_allclose(found.frechet, expected, rtol=0.05)
+  assert str(found).endswith(
+    "1 features of brightness, 6 real and 6 generated files"
+  )
+  with pytest.raises(ConfigError, match=r"0\.mp4 is a video; images are"):
+    distance.of_files(*folders, describe, "brightness", "image")
+  broken = lambda items: iter([([items[0].id], np.array([[np.nan]]))])
+  with pytest.raises(ConfigError, match=r"features of 0\.mp4 are not finite"):
+    distance.of_files(*folders, broken, "broken")
 
 
 class GrayVAE:

@@ -39,8 +39,12 @@ def test_a_folder_is_read_file_by_file(tmp_path):
     ({}, r"has no results of VBench; run its evaluate\.py"),
     ({"a.json": [1]}, "has no results of VBench"),
     ({"a.json": {"scenes": 0.4}}, "'scenes' is no dimension .*mean scene"),
-    ({"a.json": {"scene": "high"}}, "scene is 'high', not a number"),
-    ({"a.json": {"scene": []}}, r"scene is \[\], not a number"),
+    ({"a.json": {"scene": "high"}}, "scene is 'high', not a finite number"),
+    ({"a.json": {"scene": []}}, r"scene is \[\], not a finite number"),
+    (
+      {"a.json": {"scene": [float("nan")]}},
+      r"a\.json: scene is nan, not a fin",
+    ),
     ({"a.json": {"scene": 43.2, "color": 0.8}}, r"mixes .*\(color 0\.8\)"),
     (
       {"a.json": {"scene": 0.4}, "b.json": {"scene": 0.5}},
@@ -70,17 +74,44 @@ def test_what_evalcrafter_prints_is_read(tmp_path):
   assert results.read_evalcrafter(tmp_path) == expected
   file = write(tmp_path / "m.json", expected)
   assert results.read_evalcrafter(file) == expected
-  (tmp_path / "final_result.txt").write_text("Metrics: {'IS': nan}")
-  with pytest.raises(ConfigError, match="every metric must be a number"):
-    results.read_evalcrafter(tmp_path)
-  (tmp_path / "final_result.txt").write_text("2024")
-  with pytest.raises(ConfigError, match='no line "Metrics'):
-    results.read_evalcrafter(tmp_path)
   with pytest.raises(ConfigError, match=r"eval_from_metrics\.py writes it"):
     results.read_evalcrafter(tmp_path / "none")
 
 
-def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(tmp_path):
+@pytest.mark.parametrize(
+  "name, text, message",
+  [
+    ("m.json", '{"IS": NaN}', "IS is nan, not a finite number"),
+    ("m.json", '{"IS": -Infinity}', "IS is -inf, not a finite number"),
+    ("m.json", '{"IS": 1%s}' % ("0" * 400), "not a finite number"),
+    ("m.json", '{"IS": "18.49"}', "IS is '18.49', not a finite number"),
+    ("m.json", '{"IS": true}', "IS is True, not a finite number"),
+    ("m.json", '{"IS": null}', "IS is None, not a finite number"),
+    ("m.json", "[18.49]", "must hold {metric: value}"),
+    ("m.json", '{"IS": 18', "is not whole JSON"),
+    ("m.txt", "Metrics: {'IS': nan}", "IS is 'nan', not a finite number"),
+    ("m.txt", "Metrics: {'IS': -inf}", "IS is '-inf', not a finite number"),
+    ("m.txt", "Metrics: {'IS': 'high'}", "IS is 'high', not a finite number"),
+    ("m.txt", "Metrics: {'IS' 18.49}", '"Metrics: .*18.49}" cannot be read'),
+    ("m.txt", "Metrics: {'IS': f(1.0)}", 'f.1.0.}" cannot be read'),
+    ("m.txt", "Metrics: {{1: 2}: 3}", "cannot be read"),
+    ("m.txt", "Metrics: {18.49}", "must hold {metric: value}"),
+    ("m.txt", "Metrics: {'IS': 18", 'has no line "Metrics'),
+    ("m.txt", "2024", 'has no line "Metrics'),
+  ],
+)
+def test_metrics_that_are_no_finite_numbers_are_told(
+  tmp_path, name, text, message
+):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(ConfigError, match=rf"{name}.*{message}") as error:
+    results.read_evalcrafter(tmp_path / name)
+  assert "\n" not in str(error.value)
+
+
+def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(
+  tmp_path, monkeypatch
+):
   (tmp_path / "p.txt").write_text("a\n")
   out = tmp_path / "out"
   clips = benchmark.make_clips("vbench", tmp_path / "p.txt", out)
@@ -89,7 +120,10 @@ def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(tmp_path):
   frames = np.zeros((9, 16, 32, 3), np.uint8)
   for clip in clips:
     export.write_clip(clip.path, frames, 24)
-  assert results.check_clips(out) == results.Check(5, [], [], [])
+  whole = results.check_clips(out)
+  assert whole == results.Check("vbench", 1, 5, [], [], []) and whole.complete
+  monkeypatch.chdir(out)
+  assert results.check_clips(".") == whole
   clips[0].path.unlink()
   whole = clips[1].path.read_bytes()
   clips[1].path.write_bytes(whole[: len(whole) // 2])
@@ -111,3 +145,86 @@ def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(tmp_path):
   assert found.foreign == [str(out / "notes.txt")]
   with pytest.raises(ConfigError, match=r"none\.json is missing, which pyram"):
     results.check_clips(tmp_path / "none")
+  write(tmp_path / "other.json", {"scene": 0.4})
+  with pytest.raises(ConfigError, match=r"other\.json is not what pyramid-gen"):
+    results.check_clips(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+  "found, last",
+  [
+    (("vbench", 944, 6220), "vbench: the full set"),
+    (("evalcrafter", 700, 700), "evalcrafter: the full set"),
+    (("coco", 3000, 3000), "coco: the full set"),
+    (
+      ("vbench", 2, 10),
+      "vbench: a part: 2 of 944 prompts, 10 of 6,220 clips; ",
+    ),
+    # no prompt of temporal flickering has its 25 samples
+    (("vbench", 944, 4720), "vbench: a part: 944 of 944 prompts, 4,720 of "),
+  ],
+)
+def test_a_part_of_a_benchmark_is_told_from_the_full_set(found, last):
+  check = results.Check(*found, [], [], [])
+  assert check.complete and str(check).splitlines()[-1].startswith(last)
+  assert check.full == last.endswith("the full set")
+
+
+def flickering(tmp_path, lengths=(3, 3, 3), fps=(24, 24, 24)):
+  """A folder with clips of three prompts; every second frame is brighter."""
+  for i, (frames, rate) in enumerate(zip(lengths, fps, strict=True)):
+    video = np.full((frames, 16, 16, 3), 60, np.uint8)
+    video[1::2] += 51 * i
+    export.write_clip(tmp_path / f"out/{i}-0.mp4", video, rate)
+  return tmp_path / "out"
+
+
+def test_flickering_is_that_of_the_prompts_with_25_samples(
+  tmp_path, monkeypatch
+):
+  out = flickering(tmp_path)
+  measured = lambda: results.measure_flickering(out)["temporal_flickering"]
+  mean, each = measured()
+  assert len(each) == 3
+  # steps of 0, 51 and 102 of 255, as far as H.264 keeps gray
+  np.testing.assert_allclose(mean, 0.8, atol=0.01)
+  entries = [("0", "scene"), ("1", "temporal_flickering"), ("2", "color")]
+  write(
+    tmp_path / "info.json",
+    [{"prompt_en": p, "dimension": [d]} for p, d in entries],
+  )
+  clips = benchmark.make_clips("vbench", tmp_path / "info.json", out)
+  manifest = lambda some: write(
+    tmp_path / "out.json",
+    {
+      "benchmark": "vbench",
+      "clips": [
+        {"file": f"out/{c.path.name}", "prompt": c.prompt} for c in some
+      ],
+    },
+  )
+  manifest(clips)
+  mean, each = measured()
+  assert [clip["video_path"] for clip in each] == [str(out / "1-0.mp4")]
+  np.testing.assert_allclose(mean, 0.8, atol=0.01)
+  monkeypatch.chdir(out)
+  assert len(results.measure_flickering(".")["temporal_flickering"][1]) == 1
+  manifest(clips[:5])
+  with pytest.raises(ConfigError, match=r"no clip of a prompt with 25 samples"):
+    measured()
+
+
+@pytest.mark.parametrize(
+  "changed, message",
+  [
+    ({"lengths": (3, 3, 5)}, r"2-0\.mp4 has 5 frames .*first clip 3 frames of"),
+    (
+      {"fps": (24, 8, 24)},
+      r"1-0\.mp4 has .* at 8 a second, the first .* at 24",
+    ),
+    ({"lengths": (1, 1, 1)}, r"0-0\.mp4: a clip of 1 frame cannot flicker"),
+  ],
+)
+def test_clips_whose_flickering_is_no_mean_are_told(tmp_path, changed, message):
+  with pytest.raises(ConfigError, match=message):
+    results.measure_flickering(flickering(tmp_path, **changed))

@@ -257,6 +257,54 @@ def test_a_lost_object_has_kept_no_colour():
   assert math.isnan(summary([record])["windows"][1]["color change"])
 
 
+@pytest.mark.parametrize("given", [1, 9])
+def test_later_frames_are_compared_with_the_given_ones(given):
+  clip = next(c for c in ONE if "slowly" in c.caption)
+  scene, item = clip.attributes, clip.attributes["objects"][0]
+  other = lambda name, table: next(
+    x for x in table if x not in (item[name], scene["background"])
+  )
+  color, shape = other("color", shapes.COLORS), other("shape", shapes.SHAPES)
+
+  def scored(caption=clip.caption, **changed):
+    video = longer(item, scene["background"], given + 9)
+    later = longer({**item, **changed}, scene["background"], given + 9)
+    video[given:] = later[given:]
+    return score(caption, video, trained=9, given=given)
+
+  same = scored()
+  assert same["given_kept"] and same["all_correct"]
+  assert same["color_change"][0] < 1 and same["shape_change"][0] < 0.02
+  painted = scored(color=color)
+  assert not painted["given_kept"]
+  assert painted["color_change"][0] > 40 and painted["shape_change"][0] < 0.02
+  formed = scored(shape=shape)
+  assert not formed["given_kept"]
+  assert formed["color_change"][0] < 1 and formed["shape_change"][0] > 0.1
+  lost = scored(radius=0.01)  # of a pixel
+  assert not lost["given_kept"]
+  assert lost["color_change"] == lost["shape_change"] == [None]
+  # the frames count, not what the caption says of them
+  wrong = scored(clip.caption.replace(item["shape"], shape))
+  assert wrong["given_kept"] and not wrong["hits"]["shape"]
+  assert score(clip.caption, clip.video, trained=9)["given_kept"] is None
+
+
+def test_a_long_clip_tells_its_change_of_shape_by_window():
+  clip = next(c for c in ONE if "slowly" in c.caption)
+  scene, item = clip.attributes, clip.attributes["objects"][0]
+  shape = next(s for s in shapes.SHAPES if s != item["shape"])
+  other = longer({**item, "shape": shape}, scene["background"], 9)
+  whole = np.concatenate([clip.video, clip.video, other])
+  record = score(clip.caption, whole, trained=9)
+  assert record["shape_change"][:2] == [0, 0]
+  assert record["shape_change"][2] > 0.1
+  assert record["color_change"] == pytest.approx([0, 0, 0], abs=1)
+  record |= {"combination": "seen pairs", "inside": [True] * 3}
+  found = summary([record])["windows"]
+  assert [w["shape change"] for w in found] == record["shape_change"]
+
+
 def test_colours_are_compared_object_by_object():
   clip = TWO[0]
   items = clip.attributes["objects"]

@@ -12,7 +12,7 @@ from pyramid_jax.data import shapes
 from pyramid_jax.data.shapes_store import ShapesConfig, write
 from pyramid_jax.evals import shapes_report, shapes_run
 from pyramid_jax.evals.shapes_run import Question, begin, score_files
-from pyramid_jax.evals.shapes_score import Seen
+from pyramid_jax.evals.shapes_score import Seen, summary
 from pyramid_jax.generate import clips, export
 from tests.commands import refused, run
 
@@ -21,8 +21,8 @@ QUESTIONS = [Question(clip.caption, clip.video) for clip in HELDOUT]
 OPTIONS = GenerateConfig(height=64, width=64, frames=9)
 
 
-def save(path, video, **metadata):
-  with export.mp4_writer(path, 24, metadata, lossless=True) as append:
+def save(path, video, fps=24, **metadata):
+  with export.mp4_writer(path, fps, metadata, lossless=True) as append:
     append(video)
   return path
 
@@ -134,6 +134,14 @@ def test_files_that_cannot_be_scored_are_told(tmp_path):
   save(path, clip.video[:1], prompt=clip.caption, frames=1)
   with pytest.raises(ConfigError, match=r"from 1 frames after the 0 given"):
     one()
+  save(path, clip.video, 8, prompt=clip.caption, frames=9)
+  with pytest.raises(ConfigError, match=r"a\.mp4 has 8 frames a second; .* 24"):
+    one()
+  save(path, clip.video[:7], prompt=clip.caption, frames=7)
+  with pytest.raises(ConfigError, match=r"has 7 frames, fewer than the 9 that"):
+    one()
+  # a run's own clips may be shorter: its settings say so
+  assert one(questions=[Question(clip.caption)])[0]["frames"] == 7
   save(path, clip.video, prompt=clip.caption, frames=9)
   with pytest.raises(ConfigError, match=r"a\.mp4 shows .*choose another --out"):
     one(questions=[Question(HELDOUT[1].caption)])
@@ -142,6 +150,20 @@ def test_files_that_cannot_be_scored_are_told(tmp_path):
     one()
   with pytest.raises(ConfigError, match="no mp4 files"):
     score_files([], Seen(), 9)
+
+
+def test_continuations_tell_how_much_they_change_what_was_given(dataset):
+  opened = shapes_run.Dataset(dataset)
+  lines = lambda given: shapes_report.markdown(
+    summary(shapes_run.score_truth(opened, 3, given)), 3
+  ).splitlines()
+  for given in (1, 5):
+    table = lines(given)
+    kept = [x for x in table if x.startswith("| given objects kept | 100.0%")]
+    changes = [x for x in table if "change from given" in x]
+    assert len(kept) == 1 and len(changes) == 2
+    assert all(float(line.split("|")[2]) < 1 for line in changes)
+  assert not [line for line in lines(0) if "given" in line]
 
 
 def test_a_misread_clip_is_named_beside_what_was_read(tmp_path):
@@ -188,8 +210,14 @@ def test_the_command_scores_clips_as_they_were_drawn(tmp_path, dataset):
           f"shapes={dataset}", "given=9", f"out={tmp_path}")  # fmt: skip
 
 
-def test_what_cannot_be_evaluated_is_one_line(tmp_path, true_clips, dataset):
+def test_what_cannot_be_evaluated_is_one_line(
+  tmp_path, tmp_path_factory, true_clips, dataset
+):
   out = f"out={tmp_path / 'out'}"
+  slow, short = (tmp_path_factory.mktemp(name) for name in ("slow", "short"))
+  clip = HELDOUT[0]
+  save(slow / "slow.mp4", clip.video, 12, prompt=clip.caption)
+  save(short / "short.mp4", clip.video[:5], prompt=clip.caption)
   for arguments, message in (
     ([out], r"--workdir \(Workdir of pyramid-train\) is missing"),
     ([out, "clips=none"], r"--clips=none holds no mp4 file"),
@@ -207,6 +235,14 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path, true_clips, dataset):
     ),
     ([out, "workdir=none"], r"none has no checkpoint"),
     ([out, f"clips={true_clips}", "shapes=none"], r"not a complete dataset"),
+    (
+      [out, f"clips={slow}", f"shapes={dataset}"],
+      r"slow\.mp4 has 12 frames a second; captions name speeds at 24",
+    ),
+    (
+      [out, f"clips={short}", f"shapes={dataset}"],
+      r"short\.mp4 has 5 frames, fewer than the 9 .* with --frames=9",
+    ),
   ):
     refused(message, "evaluate", *arguments)
   assert not list(tmp_path.iterdir())

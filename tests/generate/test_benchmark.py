@@ -142,6 +142,14 @@ def test_a_folder_is_continued_with_the_same_prompts_and_settings(tmp_path):
     benchmark.read_manifest(out)
 
 
+def test_a_benchmark_has_true_24_frames_a_second():
+  benchmark.check_fps(24.0, "run")
+  for fps in (8.0, 23.976, 25.0):
+    message = rf"run makes {fps:g} frames a second; a benchmark's .* have 24"
+    with pytest.raises(ConfigError, match=message):
+      benchmark.check_fps(fps, "run")
+
+
 def test_prompts_that_cannot_be_read_are_told(tmp_path):
   (tmp_path / "empty.txt").write_text("\n \n")
   (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
