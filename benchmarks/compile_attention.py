@@ -1,13 +1,14 @@
 """Compiles range attention for devices that are not here: what it takes.
 
-  python benchmarks/compile_attention.py [topology ...] >> docs/performance.jsonl
+  python benchmarks/compile_attention.py >> docs/performance.jsonl
+  python benchmarks/compile_attention.py h100:4 v5p:2x2x1
 
 needs the compiler and no device (TPUs: pip install "jax[tpu]"; GPUs:
 "jax[cuda13]"). Forward and backward of one row of 8192 tokens a chip, then of
 four layers whose rows lie on two chips each, under the remat policy that keeps
-attention. A line of JSON for each: compile seconds, temporary memory a chip, how
-often the program calls each kernel. It ends with 1 if that is not once each.
-performance_document.py makes a table of the lines.
+attention. A line of JSON for each: compile seconds, temporary memory a chip,
+how often the program calls each kernel. It ends with 1 if that is not once
+each. performance_document.py makes a table of the lines.
 """
 
 import functools
