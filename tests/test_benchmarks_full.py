@@ -99,6 +99,23 @@ def test_a_case_is_compiled_ahead_and_not_run(case, programs):
     assert x["fits"] and 0 <= x["temporary_gib"] < x["gib"]
 
 
+def test_ways_to_tell_tokens_their_modulation_are_the_same(monkeypatch):
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import compile_modulation as script
+
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((2, 3, 8), np.float32)
+  grad = rng.standard_normal((2, 50, 8), np.float32)
+  segment = rng.integers(0, 4, (2, 50), np.int32)  # 0 is padding
+  expected, pull = script.jax.vjp(lambda x: script.gather(x, segment), x)
+  for way in (script.product, script.mixed):
+    out, other_pull = script.jax.vjp(lambda x, way=way: way(x, segment), x)
+    np.testing.assert_array_equal(out, expected)
+    # sums of up to 50 float32 terms in another order
+    np.testing.assert_allclose(other_pull(grad)[0], pull(grad)[0], atol=1e-5)
+  assert (script.whole(x, segment) != expected).any()
+
+
 def test_the_page_has_a_row_for_every_case_measured_or_not(monkeypatch):
   monkeypatch.syspath_prepend(str(SCRIPTS))
   import performance_document as document
