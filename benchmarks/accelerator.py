@@ -182,12 +182,14 @@ def train(case: dict, tiny: bool) -> dict:
     "tokens_per_second": valid / took["seconds"],
     "tflops": rate / 1e12,
     "mfu": rate / chip.peak if chip else None,
-    "estimate": estimated(config, chip) if chip else None,
   }
 
 
-def estimated(config, chip) -> dict:
-  """What the planner says of the step on this device."""
+def estimated(config) -> dict | None:
+  """What the planner says of the step on this device; None if not known."""
+  chip = chips.of_kind(jax.devices()[0].device_kind)
+  if chip is None:
+    return None
   platform = jax.default_backend().replace("gpu", "cuda")
   target = chips.Target(platform, f"{chip.name}:1", chip, 1)
   (found,) = plan.make(config, target, on=jax.devices()[:1])
@@ -256,6 +258,8 @@ def run(case: dict, tiny: bool) -> dict:
     "versions": versions() | {"runtime": device.client.platform_version},
     **case,
   }
+  if case["part"] == "train":  # of a step that does not fit, too
+    line["estimate"] = estimated(config_of(case, tiny))
   try:
     line |= globals()[case["part"]](case, tiny)
   except jax.errors.JaxRuntimeError as error:
@@ -294,12 +298,10 @@ def main() -> int:
     return 0
   failed = 0
   with tempfile.TemporaryDirectory() as cache:
-    environment = {
-      "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92",
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ}
+    if not given.compile:
       # a step that was compiled for its estimate is not compiled again
-      "JAX_COMPILATION_CACHE_DIR": cache,
-      **os.environ,
-    }
+      environment["JAX_COMPILATION_CACHE_DIR"] = cache
     for case in cases(given.parts or list(PARTS)):
       command = [sys.executable, __file__, "--case", json.dumps(case)]
       command += ["--tiny"] * given.tiny + [f"--compile={given.compile}"]

@@ -42,7 +42,8 @@ lines also have the least and the most, the versions and the driver.
 
 What limits a program is what its roofline says, with the efficiencies that
 `pyramid-plan` assumes; seconds reach from all overlapping to nothing
-overlapping. {compiled}
+overlapping. {compiled} Larger machines are
+`pyramid-plan`'s, and in [scale.md](scale.md).
 
 {measured}
 
@@ -61,7 +62,7 @@ a shared core.
 
 ## What modulation per segment costs
 
-By `python benchmarks/compile_modulation.py v5p:2x2x1 h100:1`, without a device:
+By `python benchmarks/compile_modulation.py h100:1`, without a device: four
 layers of the 2 B MM-DiT in a loop, forward and backward with remat matmuls, a
 row of 16,384 tokens and 16 segments on one device. Every token is told the
 shift, scale and gate of its own segment, float32; the table has the ways to do
@@ -72,7 +73,12 @@ the least that it may cost.
 
 {verdict}
 """
-VERDICT = "Not compiled yet."
+VERDICT = """Gathering, as the models do, costs least of the exact ways on an
+H100: 238 MiB and 1.5 GiB a layer (11%) over the bound. The product takes 427
+MiB and 11% more bytes than the gather, a product in place of the gather's
+gradient 134 MiB and 4%. So the gather stays. Six modulations of every token
+would be 576 MiB a layer: they are not kept. For a TPU this has not been
+compiled."""
 
 
 def kept() -> list[dict]:

@@ -67,7 +67,7 @@ def test_a_training_step_is_measured_beside_its_estimate(monkeypatch):
   monkeypatch.setattr(accelerator, "REPEATS", 1)
   h100 = accelerator.chips.CHIPS["h100"]
   monkeypatch.setattr(accelerator.chips, "of_kind", lambda kind: h100)
-  line = accelerator.train(TRAIN, tiny=True)
+  line = accelerator.run(TRAIN, tiny=True)
   assert 0 < line["estimate"]["seconds"] <= line["estimate"]["serial_seconds"]
   assert line["estimate"]["binds"] in ("compute", "memory", "network")
   assert line["estimate"]["fits"] and line["mfu"] > 0
