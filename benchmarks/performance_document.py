@@ -42,8 +42,8 @@ lines also have the least and the most, the versions and the driver.
 
 What limits a program is what its roofline says, with the efficiencies that
 `pyramid-plan` assumes; seconds reach from all overlapping to nothing
-overlapping. {compiled} Larger machines are
-`pyramid-plan`'s, and in [scale.md](scale.md).
+overlapping. Larger machines are `pyramid-plan`'s, and in [scale.md](scale.md).
+{compiled}
 
 {measured}
 
@@ -102,9 +102,10 @@ def page(lines: list[dict]) -> str:
   return TEXT.format(
     aims=AIMS,
     compiled=(
-      f"Programs were compiled for one {', '.join(machines)}, by --compile."
+      f"Compiled, by --compile, for {', '.join(machines)}: the cases that have "
+      "a memory below; the others were not."
       if machines
-      else "No program has been compiled for them yet (--compile)."
+      else "No case has been compiled yet (--compile)."
     ),
     measured=(
       f"Measured on {', '.join(devices)}."
@@ -121,7 +122,8 @@ def page(lines: list[dict]) -> str:
 def part_table(part: str, measured: list[dict], ahead: list[dict]) -> str:
   """A row for each case of a part: compiled, measured."""
   head = {
-    "attention": ("attention", "measured", "errors", "roofline", "limit"),
+    "attention": ("attention", "measured", "errors", "roofline", "limit",
+                  "GiB compiled"),
     "train": ("training step", "measured", "MFU", "roofline", "limit",
               "GiB compiled", "GiB measured"),
     "generate": ("clip", "measured", "roofline of the latents", "limit",
@@ -182,7 +184,8 @@ def of_attention(case: dict, line: dict, programs: list[dict]) -> tuple:
     cells.append(f"{name} {1000 * line[name]['seconds']:.3g} ms{of_peak}")
   errors = [f"{k} {v:.1g}" for k, v in line.get("cut_errors", {}).items()]
   return (f"{case['attention']}, {case['dtype']}", ", ".join(cells) or NONE,
-          ", ".join(errors) or "-", *roofline(programs))  # fmt: skip
+          ", ".join(errors) or "-", *roofline(programs),
+          gib(programs))  # fmt: skip
 
 
 def of_train(case: dict, line: dict, programs: list[dict]) -> tuple:
