@@ -2,22 +2,24 @@
 
   python benchmarks/accelerator.py > measured.jsonl
   python benchmarks/accelerator.py train generate > measured.jsonl
+  python benchmarks/accelerator.py --compile=h100:1  # compiles, without a GPU
 
-A line of JSON for each case: device, versions, what was run, figures. Weights
-and data are random, sizes those of the released 2 B model; rows are packed as
-a run of 384p packs them. Needs jax, flax, optax, einops and numpy alone. Every
-case has a process of its own, so that its peak memory is its own; one that
-does not fit says so in its line. `--tiny` runs everything small, anywhere.
+A line of JSON for each case: device, versions, what was run, figures, and of a
+training step what `pyramid-plan` estimates. Appended to docs/performance.jsonl,
+they are what performance_document.py makes docs/performance.md of. Weights and
+data are random, sizes those of the released 2 B model; rows are packed as a run
+of 384p packs them. Needs jax, flax, optax, einops and numpy alone. Every case
+has a process of its own, so that its peak memory is its own; one that does not
+fit says so in its line. `--tiny` runs everything small, anywhere.
 """
 
 import argparse
-import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -25,122 +27,35 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax  # noqa: E402  the parent process asks for no device
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from accelerator_cases import (  # noqa: E402
+  PARTS,
+  attention_flops,
+  attention_programs,
+  cases,
+  clip_config,
+  config_of,
+  decoder,
+  key_bounds,
+  random_rows,
+  said,
+  text_encoder,
+  versions,
+)
 from jax.tree_util import Partial  # noqa: E402
 
 from pyramid_jax import config as c  # noqa: E402
 from pyramid_jax import sharding  # noqa: E402
-from pyramid_jax.attention.attend import attend  # noqa: E402
-from pyramid_jax.attention.ranges import key_ranges  # noqa: E402
-from pyramid_jax.cost import chips  # noqa: E402
-from pyramid_jax.cost.workload import (  # noqa: E402
-  measure,
-  model_flops,
-  open_store,
-)
-from pyramid_jax.data.latents import NullPrompt  # noqa: E402
-from pyramid_jax.data.packing import Planner  # noqa: E402
-from pyramid_jax.data.rows import TokenSpec, pack_row, segment  # noqa: E402
+from pyramid_jax.cost import chips, plan  # noqa: E402
+from pyramid_jax.cost.workload import measure, model_flops  # noqa: E402
 from pyramid_jax.data.sizes import schedule_of  # noqa: E402
 from pyramid_jax.flow.sampler import generate_units  # noqa: E402
 from pyramid_jax.generate.sizes import sampling_plan  # noqa: E402
 from pyramid_jax.models.dit import make_dit  # noqa: E402
-from pyramid_jax.models.pure import pure  # noqa: E402
-from pyramid_jax.models.t5 import T5  # noqa: E402
-from pyramid_jax.models.vae import VAE  # noqa: E402
 from pyramid_jax.train import dit, state  # noqa: E402
+from tests.attention import packings  # noqa: E402
 
-PARTS = ("attention", "train", "generate")
 REPEATS = 10
-LATENT, TEXT = 14336, 2048  # tokens of a row, 16,384 together
-
-
-def cases(parts: list[str]) -> list[dict]:
-  """What is run, in order."""
-  found = []
-  if "attention" in parts:
-    found += [
-      {"part": "attention", "attention": name, "dtype": dtype}
-      for name, dtype in (
-        ("auto", "bfloat16"), ("xla", "bfloat16"), ("auto", "float32"),
-      )
-    ]  # fmt: skip
-  if "train" in parts:
-    found += [
-      {"part": "train", "remat": remat, "rows": rows, "attention": "auto"}
-      for remat in ("none", "matmuls", "attention", "layer")
-      for rows in (1, 2, 4)
-    ]
-    found += [
-      {"part": "train", "remat": "layer", "rows": 1, "attention": "xla"}
-    ]
-  if "generate" in parts:
-    found += [
-      {"part": "generate", "preset": preset, "seconds": 5}
-      for preset in ("384p", "768p")
-    ]
-  return found
-
-
-def config_of(case: dict, tiny: bool):
-  """The config of a case."""
-  model = c.DiTConfig(
-    remat=case.get("remat", "attention"),
-    attention=case.get("attention", "auto"),
-    dtype=case.get("dtype", "bfloat16"),
-  )
-  config = c.Config(
-    model=model,
-    encode=c.EncodeConfig(sizes=((384, 640),), max_frames=121),
-    latents=c.LatentDataConfig(
-      rows=case.get("rows", 1), latent_tokens=LATENT, text_tokens=TEXT
-    ),
-    optimizer=c.OptimizerConfig(warmup=0),
-  )
-  if not tiny:
-    return config
-  small = dict(layers=2, heads=2, head_dim=16, text_dim=8, pooled_dim=4,
-               latent_channels=4, table_size=16, table_base=8)  # fmt: skip
-  return dataclasses.replace(
-    config,
-    model=dataclasses.replace(model, **small),
-    vae=c.VAEConfig(
-      channels=(4, 4, 4, 4), groups=2, latent_channels=4, encoder_blocks=1,
-      decoder_blocks=1,
-    ),
-    encode=c.EncodeConfig(sizes=((64, 64),), max_frames=17),
-    latents=c.LatentDataConfig(
-      rows=config.latents.rows, latent_tokens=192, text_tokens=320,
-      segments=16, window=32,
-    ),
-    text=c.TextConfig(max_tokens=32),
-  )  # fmt: skip
-
-
-def random_rows(config):
-  """A batch as a run packs it, of random clips and prompts."""
-  rng, model = np.random.default_rng(0), config.model
-  normal = lambda *shape: rng.standard_normal(shape, np.float32)
-  source = c.Source()
-  data = dataclasses.replace(config.latents, sources=(source,))
-  store = open_store(source, config, 0)
-  planner = Planner([store], data, config.flow, model.patch, 0)
-  spec, rows = TokenSpec.of(config.flow, model), []
-  for r in range(data.rows):
-    parts = []
-    for pick in planner.row(r):
-      i, lengths = pick.sample, store.lengths
-      size = int(lengths.height[i]), int(lengths.width[i])
-      latent = normal(int(lengths.frames[i]), *size, model.latent_channels)
-      for choice in pick.choices:
-        tokens = 1 if choice.drop else int(lengths.text[i])
-        prompt = NullPrompt(
-          normal(tokens, model.text_dim), normal(model.pooled_dim)
-        )
-        parts.append(segment(latent, choice.unit, choice.stage, prompt, spec))
-    rows.append(
-      pack_row(parts, data.latent_tokens, data.text_tokens, data.segments, r)
-    )
-  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+CUT = 2048  # tokens of a row that are compared with the definition
 
 
 def random_params(shapes, dtype: str | None = None, places=None):
@@ -172,50 +87,54 @@ def seconds(run, repeats: int = REPEATS) -> dict[str, float]:
 
 
 def attention(case: dict, tiny: bool) -> dict:
-  """Forward and backward of one row, and the error against float64."""
+  """Forward and backward of one row, and their errors against float64."""
   config = config_of(case, tiny)
-  row = {k: x[0] for k, x in random_rows(config).items()}
-  order = row["joint"]
-  number = np.concatenate([row["text_segment"], row["segment"]])[order]
-  frame = np.concatenate([np.zeros_like(row["text_segment"]), row["frame"]])
-  start, end = key_ranges(number[None], frame[order][None])
-  shape = (1, len(order), config.model.heads, config.model.head_dim)
+  start, end = key_bounds(config)
+  shape = (*start.shape, config.model.heads, config.model.head_dim)
   q, k, v, grad = (
     jax.random.normal(key, shape, case["dtype"])
     for key in jax.random.split(jax.random.key(0), 4)
   )
-  attending = lambda q, k, v: attend(q, k, v, start, end, case["attention"])
-  forward = jax.jit(attending)
-  both = jax.jit(lambda *qkv: jax.vjp(attending, *qkv)[1](grad))
-  pairs = int((end - start).sum())
-  product = 2 * pairs * shape[2] * shape[3]
-  # of the pairs that are seen: 2 products forward, 5 more backward
-  found = {"pairs": pairs, "density": pairs / len(order) ** 2}
-  for name, run, products in (
-    ("forward", lambda: forward(q, k, v), 2),
-    ("forward_backward", lambda: both(q, k, v), 7),
+  forward, with_pullback, backward = attention_programs(case, start, end)
+  pull = with_pullback(q, k, v)[1]
+  flops = attention_flops(config, start, end)
+  chip = chips.of_kind(jax.devices()[0].device_kind)
+  found = {"density": float((end - start).sum() / start.shape[1] ** 2)}
+  for name, run in (
+    ("forward", lambda: forward(q, k, v)),
+    ("backward", lambda: backward(pull, grad)),
   ):
     took = seconds(run)
-    found[name] = {
-      **took,
-      "tflops": products * product / took["seconds"] / 1e12,
-    }
+    rate = flops[name] / took["seconds"]
+    # the peak is that of bfloat16
+    share = rate / chip.peak if chip and case["dtype"] == "bfloat16" else None
+    found[name] = {**took, "tflops": rate / 1e12, "share": share}
   found["error"] = attention_error(forward(q, k, v), q, k, v, start, end)
-  # gradients against the definition in float32, on the first tokens of the row
-  few = min(2048, len(order))
-  part = tuple(x[:, :few].astype(jnp.float32) for x in (q, k, v, grad))
-  cut = jnp.minimum(start[:, :few], few), jnp.minimum(end[:, :few], few)
-  grads = {
-    how: jax.vjp(lambda *qkv, how=how: attend(*qkv, *cut, how), *part[:3])[1](
-      part[3]
-    )
-    for how in (case["attention"], "dense")
-  }
-  found["gradient_error"] = max(
-    float(jnp.abs(a - b).max() / jnp.abs(b).max())
-    for a, b in zip(grads[case["attention"]], grads["dense"], strict=True)
-  )
+  found["cut_errors"] = cut_errors(case, q, k, v, grad, start, end)
   return found
+
+
+def cut_errors(case: dict, q, k, v, grad, start, end) -> dict[str, float]:
+  """Largest errors of result and gradients on a row's first tokens.
+
+  By the largest values of the definition, in float64 on the host, head by head.
+  """
+  q, k, v, grad = (x[:, :CUT] for x in (q, k, v, grad))
+  start, end = (np.minimum(x[:, :CUT], q.shape[1]) for x in (start, end))
+  _, with_pullback, backward = attention_programs(case, start, end)
+  out, pull = with_pullback(q, k, v)
+  actual = (out, *backward(pull, grad))
+  mask = packings.pairs(start, end, q.shape[1])
+  heads = []
+  for n in range(q.shape[2]):
+    *qkv, g = (np.asarray(x[:, :, [n]], np.float64) for x in (q, k, v, grad))
+    true = packings.dense(*qkv, mask)
+    heads.append((true, *packings.dense_gradients(*qkv, mask, g)))
+  expected = (np.concatenate(x, 2) for x in zip(*heads, strict=True))
+  return {
+    name: float(np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max())
+    for name, a, b in zip(("out", "q", "k", "v"), actual, expected, strict=True)
+  }
 
 
 def attention_error(out, q, k, v, start, end) -> float:
@@ -266,18 +185,23 @@ def train(case: dict, tiny: bool) -> dict:
   }
 
 
+def estimated(config) -> dict | None:
+  """What the planner says of the step on this device; None if not known."""
+  chip = chips.of_kind(jax.devices()[0].device_kind)
+  if chip is None:
+    return None
+  platform = jax.default_backend().replace("gpu", "cuda")
+  target = chips.Target(platform, f"{chip.name}:1", chip, 1)
+  (found,) = plan.make(config, target, on=jax.devices()[:1])
+  return said(found.compiled, found.estimate)
+
+
 def generate(case: dict, tiny: bool) -> dict:
   """A clip with guidance: T5, transformer and VAE, one after the other."""
-  config = config_of(case, tiny)
-  sizes = c.PRESETS[case["preset"]] | {"frames": 24 * case["seconds"] + 1}
-  if tiny:
-    sizes |= {
-      "height": 64, "width": 64, "frames": 17, "steps": (2,) * 3,
-      "video_steps": (2,) * 3,
-    }  # fmt: skip
-  plan = sampling_plan(config, c.GenerateConfig(**sizes), config.vae)
+  config = clip_config(case, tiny)
   text = encode_text(config, tiny)
-  transformer, latents = sample(config, plan)
+  wanted = sampling_plan(config, config.generate, config.vae)
+  transformer, latents = sample(config, wanted)
   return {"text": text, "transformer": transformer} | {
     "vae": decode(config, latents)
   }
@@ -285,12 +209,7 @@ def generate(case: dict, tiny: bool) -> dict:
 
 def encode_text(config, tiny: bool) -> dict[str, float]:
   """T5 on the two prompts of guidance."""
-  sizes = c.T5Config()
-  if tiny:
-    sizes = c.T5Config(
-      layers=1, width=16, heads=2, hidden=16, head_dim=8, vocabulary=32
-    )
-  model = pure(lambda rngs: T5(sizes, rngs=rngs))
+  model = text_encoder(tiny)
   params = random_params(model.shapes, "bfloat16")
   shape = 2, config.text.max_tokens
   ids, mask = np.ones(shape, np.int32), np.ones(shape, bool)
@@ -298,7 +217,7 @@ def encode_text(config, tiny: bool) -> dict[str, float]:
   return seconds(lambda: run(params, ids, mask), 3)
 
 
-def sample(config, plan) -> tuple[dict[str, float], list]:
+def sample(config, wanted) -> tuple[dict[str, float], list]:
   """All units of a clip; also its latents."""
   model, rows = make_dit(config.model), (2, config.text.max_tokens)
   velocity = Partial(model.apply, random_params(model.used))
@@ -311,7 +230,7 @@ def sample(config, plan) -> tuple[dict[str, float], list]:
   schedule = schedule_of(config.flow)
 
   def run():
-    units = generate_units(velocity, plan, schedule, text, keys=keys)
+    units = generate_units(velocity, wanted, schedule, text, keys=keys)
     return [ends[-1] for ends in units]
 
   return seconds(run, 3), run()
@@ -319,11 +238,8 @@ def sample(config, plan) -> tuple[dict[str, float], list]:
 
 def decode(config, latents: list) -> dict[str, float]:
   """The VAE, unit by unit."""
-  vae = pure(lambda rngs: VAE(config.vae, rngs=rngs))
+  vae, chunk = decoder(config)
   params = random_params(vae.shapes, "bfloat16")
-  chunk = jax.jit(
-    lambda params, z, cache: vae.apply(params, z, cache, method="decode_chunk")
-  )
 
   def run():
     cache = None
@@ -339,9 +255,11 @@ def run(case: dict, tiny: bool) -> dict:
   device = jax.devices()[0]
   line = {
     "device": device.device_kind,
-    "jax": importlib.metadata.version("jax"),
+    "versions": versions() | {"runtime": device.client.platform_version},
     **case,
   }
+  if case["part"] == "train":  # of a step that does not fit, too
+    line["estimate"] = estimated(config_of(case, tiny))
   try:
     line |= globals()[case["part"]](case, tiny)
   except jax.errors.JaxRuntimeError as error:
@@ -353,23 +271,41 @@ def run(case: dict, tiny: bool) -> dict:
   return line
 
 
+def run_or_compile(case: dict, tiny: bool, topology: str) -> dict:
+  """One case here, or compiled for a device that need not be there."""
+  if not topology:
+    return run(case, tiny)
+  import accelerator_compile
+
+  return accelerator_compile.run(case, tiny, topology)
+
+
 def main() -> int:
   flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   flags.add_argument("parts", nargs="*", default=[], help=", ".join(PARTS))
   flags.add_argument("--tiny", action="store_true", help="small sizes")
   flags.add_argument("--case", type=json.loads, help="one case, as JSON")
+  flags.add_argument(
+    "--compile", default="", metavar="TOPOLOGY",
+    help="compile for one device of it, such as h100:1 or v5p:2x2x1",
+  )  # fmt: skip
   given = flags.parse_args()
   if unknown := set(given.parts) - set(PARTS):
     flags.error(f"{', '.join(unknown)}: there are {', '.join(PARTS)}.")
   if given.case:
-    print(json.dumps(run(given.case, given.tiny)), flush=True)
+    line = run_or_compile(given.case, given.tiny, given.compile)
+    print(json.dumps(line), flush=True)
     return 0
-  environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ}
   failed = 0
-  for case in cases(given.parts or list(PARTS)):
-    command = [sys.executable, __file__, "--case", json.dumps(case)]
-    command += ["--tiny"] * given.tiny
-    failed += subprocess.run(command, env=environment).returncode != 0
+  with tempfile.TemporaryDirectory() as cache:
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ}
+    if not given.compile:
+      # a step that was compiled for its estimate is not compiled again
+      environment["JAX_COMPILATION_CACHE_DIR"] = cache
+    for case in cases(given.parts or list(PARTS)):
+      command = [sys.executable, __file__, "--case", json.dumps(case)]
+      command += ["--tiny"] * given.tiny + [f"--compile={given.compile}"]
+      failed += subprocess.run(command, env=environment).returncode != 0
   return int(failed > 0)
 
 

@@ -1,16 +1,18 @@
-"""Compiles range attention for TPUs that are not here, and says what it takes.
+"""Compiles range attention for devices that are not here: what it takes.
 
-  JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 TPU_WORKER_HOSTNAMES=localhost \
-    python benchmarks/compile_attention.py [topology ...]
+  python benchmarks/compile_attention.py >> docs/performance.jsonl
+  python benchmarks/compile_attention.py h100:4 v5p:2x2x1
 
-needs `pip install libtpu` and no TPU. Forward and backward of one row of 8192
-tokens a chip, then of four layers whose rows lie on two chips each, under the
-remat policy that keeps attention. A line for each: compile seconds, temporary
-memory a chip, how often the program calls each kernel. It ends with 1 if that
-is not once each.
+needs the compiler and no device (TPUs: pip install "jax[tpu]"; GPUs:
+"jax[cuda13]"). Forward and backward of one row of 8192 tokens a chip, then of
+four layers whose rows lie on two chips each, under the remat policy that keeps
+attention. A line of JSON for each: compile seconds, temporary memory a chip,
+how often the program calls each kernel. It ends with 1 if that is not once
+each. performance_document.py makes a table of the lines.
 """
 
 import functools
+import json
 import re
 import sys
 import time
@@ -18,15 +20,25 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pyramid_jax.attention.attend import attend, attend_joint
+from pyramid_jax.cli.compilers import prepare
+from pyramid_jax.cost import chips
+from pyramid_jax.cost.compile import devices
 from pyramid_jax.models.pure import REMAT
 
-TOPOLOGIES = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1")
+TOPOLOGIES = ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1",
+              "a100:4", "h100:4")  # fmt: skip
 TEXT, TOKENS, HEADS, HEAD_DIM, LAYERS = 1024, 8192, 24, 64, 4
-KERNELS = ("splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv")
+KERNELS = {
+  "tpu": ("splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv"),
+  "cuda": (
+    "range_attention_forward",
+    "range_attention_grad_query",
+    "range_attention_grad_key",
+  ),
+}
 
 
 def one_row(q, k, v, start, end, grad):
@@ -62,17 +74,15 @@ def layers(q, k, v, start, end, grad):
   return jax.vjp(run, q, k, v)[1](grad)
 
 
-def compile_on(topology: str, program, sequence: int = 1):
-  """The lowered and the compiled program, the device kind and the seconds."""
-  devices = topologies.get_topology_desc(
-    platform="tpu", topology_name=topology
-  ).devices
+def compile_on(target: chips.Target, program, sequence: int = 1):
+  """The lowered and the compiled program, and the seconds it took."""
+  found = devices(target)
   mesh = Mesh(
-    np.array(devices).reshape(-1, sequence),
+    np.array(found).reshape(-1, sequence),
     ("data", "sequence"),
     axis_types=(AxisType.Auto,) * 2,
   )
-  shape = (len(devices) // sequence, TOKENS)
+  shape = (len(found) // sequence, TOKENS)
   of = functools.partial(
     jax.ShapeDtypeStruct, sharding=NamedSharding(mesh, PartitionSpec("data"))
   )
@@ -80,32 +90,36 @@ def compile_on(topology: str, program, sequence: int = 1):
   with jax.set_mesh(mesh):
     began = time.perf_counter()
     traced = jax.jit(program).trace(x, x, x, end, end, x)
-    lowered = traced.lower(lowering_platforms=("tpu",))
+    lowered = traced.lower(lowering_platforms=(target.platform,))
     compiled = lowered.compile()
-  seconds = time.perf_counter() - began
-  return lowered, compiled, devices[0].device_kind, seconds
+  return lowered, compiled, time.perf_counter() - began
 
 
-def calls(text: str) -> dict[str, int]:
+def calls(text: str, platform: str) -> dict[str, int]:
   """How often each kernel is called in a lowered program."""
   return {
-    name: len(re.findall(f'kernel_name = "{name}', text)) for name in KERNELS
+    name: len(re.findall(f'name = "{name}', text)) for name in KERNELS[platform]
   }
 
 
 def main(names: list[str]) -> int:
   wrong = 0
   for name in names or TOPOLOGIES:
+    target = chips.target(name)
+    prepare(target)
     for program, sequence in ((one_row, 1), (layers, 2)):
-      lowered, compiled, kind, seconds = compile_on(name, program, sequence)
-      memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
-      found = calls(lowered.as_text())
+      lowered, compiled, seconds = compile_on(target, program, sequence)
+      found = calls(lowered.as_text(), target.platform)
       wrong += any(count != 1 for count in found.values())
-      print(
-        f"{name} ({kind}), {program.__name__}: compiled in {seconds:.1f} s, "
-        f"{memory:.0f} MiB temporary a chip, calls {found}",
-        flush=True,
-      )
+      line = {
+        "part": "kernels",
+        "compiled_for": name,
+        "program": program.__name__,
+        "calls": found,
+        "compile_seconds": round(seconds, 1),
+        "temporary_mib": compiled.memory_analysis().temp_size_in_bytes / 2**20,
+      }
+      print(json.dumps(line), flush=True)
   return int(wrong > 0)
 
 

@@ -28,7 +28,10 @@ def meet(
 def span(meet_BUV: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
   """First and one past the last block that meets, along U (1) or V (2).
 
-  Equal where none does. Tokens in joint order give spans without gaps.
+  Equal where none does. Tokens in joint order give spans without gaps. Of text
+  queries alone (`parallel.by_queries`), which leave out the latent tokens of
+  their segments, a span may also hold blocks that do not meet: they are
+  computed and masked, at their cost in time.
   """
   n = meet_BUV.shape[axis]
   place = jax.lax.broadcasted_iota(jnp.int32, meet_BUV.shape, axis)

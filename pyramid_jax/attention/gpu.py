@@ -2,8 +2,9 @@
 
 The shape is that of FlashAttention-2 (Dao, 2023): a program holds one block of
 a head's queries (for the gradients of k and v, of its keys) and walks over the
-blocks of the other side that it meets. A block that all its queries see whole
-needs no mask.
+blocks of the other side from the first to the last that it meets: in joint
+order it meets all of them, see `blocks.span`. A block that all its queries see
+whole needs no mask.
 
 Legend: B rows, Q queries, R keys, N heads, K head dim, U blocks of queries,
 V blocks of keys. A kernel sees one row and head.

@@ -59,6 +59,7 @@ CHIPS: dict[str, TPUTiles | GPUTiles] = {
   "TPU7x": TPU,
   "NVIDIA A100": GPU,
   "NVIDIA H100": GPU,
+  "NVIDIA H200": GPU,
 }
 
 
@@ -70,7 +71,13 @@ def for_platform(platform: str) -> TPUTiles | GPUTiles:
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   if device is not None and device.platform == platform:
-    for kind, tiles in CHIPS.items():
-      if device.device_kind.startswith(kind):
-        return tiles
+    return of_kind(device.device_kind) or PLATFORMS[platform]
   return PLATFORMS[platform]
+
+
+def of_kind(device_kind: str) -> TPUTiles | GPUTiles | None:
+  """The block sizes of the devices that JAX calls so; None if not known."""
+  for kind, tiles in CHIPS.items():
+    if device_kind.startswith(kind):
+      return tiles
+  return None

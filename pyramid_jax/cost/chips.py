@@ -33,7 +33,7 @@ class Chip:
     link: fast network (ICI, NVLink), bytes/s sent by a device, all links.
     slow: network between slices or nodes (DCN, InfiniBand), bytes/s sent.
     island: devices that the fast network joins.
-    tile: (query, key) block of the attention kernel.
+    kind: the beginning of what JAX calls it.
     source: where the figures stand.
     devices: per chip.
   """
@@ -45,9 +45,15 @@ class Chip:
   link: float
   slow: float
   island: int
-  tile: tuple[int, int]
+  kind: str
   source: str
   devices: int = 1
+
+  @property
+  def tile(self) -> tuple[int, int]:
+    """(query, key) block of the attention kernel, forward."""
+    found = tiles.of_kind(self.kind)
+    return getattr(found, "forward", found)[:2]
 
   def __str__(self) -> str:
     return (
@@ -59,23 +65,23 @@ class Chip:
 
 # Where a page gives the interconnect in both directions (v5p, tpu7x), `link` is
 # half of it. `slow` is the host's network cards shared by its chips.
-_TPU, _GPU = tiles.TPU[:2], tiles.GPU.forward[:2]
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip("v4", 275e12, 32 * GIB, 1200e9, 300e9, 6.25e9, 4096, _TPU,
+    Chip("v4", 275e12, 32 * GIB, 1200e9, 300e9, 6.25e9, 4096, "TPU v4",
          GOOGLE + "v4"),
-    Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, 3.125e9, 256, _TPU,
+    Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, 3.125e9, 256, "TPU v5 lite",
          GOOGLE + "v5e"),
-    Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9, 6.25e9, 8960, _TPU,
+    Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9, 6.25e9, 8960, "TPU v5",
          GOOGLE + "v5p"),
-    Chip("v6e", 918e12, 32 * GIB, 1638e9, 400e9, 12.5e9, 256, _TPU,
+    Chip("v6e", 918e12, 32 * GIB, 1638e9, 400e9, 12.5e9, 256, "TPU v6 lite",
          GOOGLE + "v6e"),
-    Chip("tpu7x", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 300e9, 6.25e9, 18432, _TPU,
-         GOOGLE + "tpu7x", devices=2),
-    Chip("a100", 312e12, 80e9, 2039e9, 300e9, 25e9, 8, _GPU, DGX_A100),
-    Chip("h100", 989e12, 80e9, 3350e9, 450e9, 50e9, 8, _GPU, DGX_H100),
-    Chip("h200", 989e12, 141e9, 4800e9, 450e9, 50e9, 8, _GPU, H200),
+    Chip("tpu7x", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 300e9, 6.25e9, 18432,
+         "TPU7x", GOOGLE + "tpu7x", devices=2),
+    Chip("a100", 312e12, 80e9, 2039e9, 300e9, 25e9, 8, "NVIDIA A100", DGX_A100),
+    Chip("h100", 989e12, 80e9, 3350e9, 450e9, 50e9, 8,
+         "NVIDIA H100 80GB HBM3", DGX_H100),
+    Chip("h200", 989e12, 141e9, 4800e9, 450e9, 50e9, 8, "NVIDIA H200", H200),
   )
 }  # fmt: skip
 
@@ -175,7 +181,9 @@ def target(
       "v6e:16x16 or h100:8."
     )
   chip = CHIPS.get(name)
-  own = "cpu" if chip is None else "cuda" if chip.tile == _GPU else "tpu"
+  own = "cpu"
+  if chip is not None:
+    own = "cuda" if chip.kind.startswith("NVIDIA") else "tpu"
   if platform not in ("", own):
     raise ConfigError(
       f"--platform={platform} has no {name}; leave the flag out, or name one "

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -50,6 +50,7 @@ def make(
   generate: bool = False,
   limit: float | None = None,
   quick: bool = False,
+  on: Sequence | None = None,
 ) -> Iterator[Plan]:
   """Compiles a run's programs for a machine and estimates them, one by one.
 
@@ -62,6 +63,8 @@ def make(
     generate: the sampler's programs in place of the training step.
     limit: bytes of HBM; by default what the target's devices have.
     quick: see `compile_job`.
+    on: as many devices of the target, if others are to be compiled for than
+      `compile.devices` names.
 
   Raises:
     ConfigError: see `compile.devices`, `jobs` and `sharding.make_mesh`.
@@ -69,7 +72,7 @@ def make(
   if limit is None:
     limit = target.memory
   local = one_slice(config, target.slices)
-  mesh = sharding.make_mesh(local.mesh, devices(target))
+  mesh = sharding.make_mesh(local.mesh, on or devices(target))
   whole = dict(mesh.shape)
   whole["data"] *= target.slices
   workload = None

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from pyramid_jax.attention import tiles
 from pyramid_jax.config import (
   Config,
   ConfigError,
@@ -20,7 +21,7 @@ from pyramid_jax.models.dit import make_dit
 
 CHIP = chips.Chip(
   "hand", peak=100.0, hbm=1.0, bandwidth=10.0, link=5.0, slow=1.0, island=8,
-  tile=(1, 1), source="",
+  kind="", source="",
 )  # fmt: skip
 SHARES = estimate.Efficiency(0.5, 0.25, 1.0, 0.5)
 
@@ -88,6 +89,15 @@ def test_every_gpu_is_described_to_the_compiler():
   gpus = {name for name in chips.CHIPS if chips.target(f"{name}:8").platform
           == "cuda"}  # fmt: skip
   assert gpus == gpu_targets.OWN.keys()
+
+
+def test_every_chip_has_the_blocks_that_its_kernels_have():
+  for chip in chips.CHIPS.values():
+    assert chips.of_kind(chip.kind) is chip
+    of_tpu = chips.target(f"{chip.name}:1").platform == "tpu"
+    blocks = tiles.of_kind(chip.kind)
+    blocks = blocks if of_tpu else blocks.forward
+    assert chip.tile == (blocks.query, blocks.key)
 
 
 def test_every_chip_names_its_source():
