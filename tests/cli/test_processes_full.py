@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import numpy as np
 import pytest
 
 from pyramid_jax.checkpoint import Checkpoints
+from pyramid_jax.data import shapes_store
 from tests import tiny
 from tests.compiling import QUICKLY
 from tests.data import random_store
 
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 12
-ROWS = 8  # of a step
+ROWS = 8  # of a step, clips for a VAE
 RANDOM = random.Random()  # another process every time; a failure tells which
 MINUTE = 60  # in which survivors have to end
 TRANSFORMER = (
@@ -31,6 +33,13 @@ TRANSFORMER = (
   f"--config.model.pooled_dim={random_store.POOLED_DIM}",
   "--config.latents.latent_tokens=64", f"--config.train.steps={STEPS}",
   "--config.train.save_every=6", "--config.train.keep=9",
+)  # fmt: skip
+VAE_STEPS = 4
+VAE = (
+  f"--config={tiny.__file__}:vae", "--config.videos.phases[0].frames=9",
+  f"--config.videos.phases[0].steps={VAE_STEPS}",
+  f"--config.train.steps={VAE_STEPS}", "--config.train.save_every=2",
+  "--config.train.keep=9",
 )  # fmt: skip
 
 
@@ -128,12 +137,12 @@ def newest(workdir):
   return step
 
 
-def assert_same_run(workdir, reference):
+def assert_same_run(workdir, reference, steps=STEPS):
   found, expected = losses(workdir), losses(reference)
-  assert list(found) == list(expected) == list(range(1, STEPS + 1))
+  assert list(found) == list(expected) == list(range(1, steps + 1))
   rows = taken(workdir)
   assert rows == taken(reference)  # bit for bit
-  for n in range(STEPS):
+  for n in range(steps):
     assert sorted(rows[n]) == list(range(n * ROWS, (n + 1) * ROWS))
   found, expected = (np.array(list(x.values())) for x in (found, expected))
   print(f"losses differ by {np.abs(found / expected - 1).max():.1e}")
@@ -222,3 +231,65 @@ def test_when_one_is_silent_the_other_ends(store, tmp_path):
   code, out = run.end()
   assert code != 0 and "stopped sending heartbeats" in out
   assert newest(tmp_path) >= 6
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+  settings = shapes_store.ShapesConfig(
+    clips=24, heldout=4, frames=9, height=32, width=32
+  )
+  folder = tmp_path_factory.mktemp("shapes") / "shapes"
+  return shapes_store.write(folder, settings)
+
+
+@pytest.fixture(scope="module")
+def one_vae(clips, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "one_vae"
+  Run(1, clips, workdir, flags=VAE).succeed()
+  return workdir
+
+
+@pytest.fixture(scope="module")
+def two_vae(clips, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "two_vae"
+  Run(2, clips, workdir, flags=VAE).succeed()
+  return workdir
+
+
+def assert_same_vae(workdir, reference):
+  """Same clips; losses, scores and statistics within rounding."""
+  assert_same_run(workdir, reference, VAE_STEPS)
+
+  def measured(workdir):
+    *_, last = (workdir / "metrics.jsonl").read_text().splitlines()
+    checkpoints = Checkpoints(workdir)
+    _, meta = checkpoints.meta()
+    checkpoints.close()
+    return {**json.loads(last), **meta["statistics"]}
+
+  found, expected = measured(workdir), measured(reference)
+  assert found.keys() == expected.keys() >= {"psnr", "ssim", "flicker", "scale"}
+  print({k: found[k] - expected[k] for k in found})
+  for name, value in found.items():
+    np.testing.assert_allclose(value, expected[name], rtol=1e-5, err_msg=name)
+
+
+def test_two_processes_train_the_vae_of_one(two_vae, one_vae):
+  assert_same_vae(two_vae, one_vae)
+
+
+def test_a_vae_goes_on_with_another_number_of_processes_and_mesh(
+  clips, two_vae, one_vae, tmp_path
+):
+  """From its second step, on one process whose devices split the height."""
+  workdir = shutil.copytree(two_vae, tmp_path / "run")
+  for folder in (workdir / "checkpoints").iterdir():
+    if int(folder.name) > 2:
+      shutil.rmtree(folder)
+  mesh = ("--config.mesh.data=2", "--config.mesh.sequence=4")
+  out = Run(1, clips, workdir, *mesh, flags=VAE).succeed()
+  assert "continuing from step 2" in out
+  assert (
+    list(losses(workdir).values())[:2] == list(losses(two_vae).values())[:2]
+  )
+  assert_same_vae(workdir, one_vae)

@@ -73,6 +73,8 @@ def assert_same(found, expected):
   [
     ((1, 1, 1, 4), 17),
     ((2, 1, 1, 4), 17),
+    ((1, 2, 1, 4), 17),
+    ((1, 1, 1, 4), 33),
   ],
 )
 def test_clips_split_over_devices_give_the_numbers_of_one(shape, frames):
@@ -81,6 +83,17 @@ def test_clips_split_over_devices_give_the_numbers_of_one(shape, frames):
   assert_same(found, expected)
   print(f"{size} bytes a device; one alone {alone}")
   assert size < 1.5 * alone / np.prod(shape)
+
+
+def test_the_convolutions_of_tpus_are_split_too(monkeypatch):
+  expected = one_device()
+  monkeypatch.setattr(causal_conv, "platform", lambda: "tpu")
+  assert_same(run((1, 2, 1, 4)), expected)
+
+
+def test_a_height_that_devices_do_not_divide_stays_whole():
+  # of 24 rows each of 8 devices has 3, of the 12 after halving all have all
+  assert_same(run((1, 1, 1, 8), height=24), one_device(height=24))
 
 
 @pytest.mark.parametrize(
