@@ -3,12 +3,35 @@
 import importlib.util
 import pathlib
 
+import jax
+import numpy as np
 import pytest
+import tokenizers
 
 from pyramid_jax import config
-from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.config import Config, ConfigError, LPIPSConfig
+from pyramid_jax.convert.tiny_text import t5_tokenizer_files
+from pyramid_jax.data import latents, shapes
+from pyramid_jax.data.curriculum import Curriculum
+from pyramid_jax.train import dit, dit_task, vae
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+STAGES = ("image", "384p_2s", "384p_5s", "768p")
+# what a file makes beside its default
+VARIANTS = {
+  "curriculum": [f"{m}_{s}" for m in ("mmdit", "miniflux") for s in STAGES][1:],
+  "miniflux_384p": ["2s"],
+  "mmdit_2b_384p": ["2s"],
+  "shapes": ["miniflux", "vae"],
+  "shapes_cpu": ["vae"],
+  "tiny": ["vae"],
+}
+RUNS = {
+  ":".join([path.stem, *variant]): (path, *variant)
+  for path in FILES
+  for variant in [(), *((v,) for v in VARIANTS.get(path.stem, ()))]
+}
+EMBEDDED = ("shapes", "shapes_cpu", "tiny")  # files of the embedded dataset
 
 
 def load(path, *args):
@@ -51,10 +74,80 @@ def test_an_int_where_a_float_belongs_is_one():
   assert shift == 2.0 and type(shift) is float
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
-def test_json_gives_the_same_config_back(path):
-  _, settings = load(path)
+@pytest.mark.parametrize("run", RUNS)
+def test_json_gives_the_same_config_back(run):
+  _, settings = load(*RUNS[run])
   assert config.from_json(Config, config.to_json(settings)) == settings
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_has_a_model_and_an_optimizer(run):
+  _, settings = load(*RUNS[run])
+  if settings.kind == "vae":
+    program = vae.make_program(settings, LPIPSConfig())
+  else:
+    program = dit.make_program(settings)
+  state = program.abstract()
+  assert jax.tree.leaves(state.params) and jax.tree.leaves(state.opt)
+
+
+def longest_prompt(settings, path):
+  """Text tokens of the longest prompt that a run's clips can have."""
+  if path.stem not in EMBEDDED:
+    return settings.text.max_tokens
+  longest = lambda words: max(words, key=lambda word: len(word.split()))
+  item = dict(
+    size=longest(shapes.SIZES), color=longest(shapes.COLORS),
+    shape=longest(shapes.SHAPES), speed=longest(shapes.SPEEDS),
+    direction=longest(shapes.DIRECTIONS),
+  )  # fmt: skip
+  scene = dict(objects=[item], background=longest(shapes.BACKGROUNDS))
+  caption = shapes.caption(scene, settings.encode.max_frames)
+  files = t5_tokenizer_files([caption])
+  tokenizer = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+  return len(tokenizer.encode(caption).ids)
+
+
+def longest_clips(settings, source, prompt):
+  """A dataset of one clip of each size, as long as any of the source."""
+  encode, space, time = (
+    settings.encode,
+    2 ** sum(settings.vae.down_space),
+    2 ** sum(settings.vae.down_time),
+  )
+  most = source.frames[1] if source.frames else encode.max_frames
+  images = encode.image_sizes if most == 1 else ()
+  height, width = np.array(images or encode.sizes).T // space
+  metadata = latents.Metadata(
+    "vae", "text", settings.vae.latent_channels, settings.model.text_dim,
+    settings.model.pooled_dim, latents.Statistics(0.0, 1.0, 0.0, 1.0),
+  )  # fmt: skip
+  null = latents.NullPrompt(np.zeros((1, metadata.text_dim)), np.zeros(1))
+  frames = np.full_like(height, 1 + (most - 1) // time)
+  text = np.full_like(height, prompt)
+  lengths = latents.Lengths(frames, height, width, text)
+  return latents.LatentStore(
+    pathlib.Path(source.path), metadata, null, lengths, source.path, None
+  )
+
+
+@pytest.mark.parametrize(
+  "run", [run for run, made in RUNS.items() if load(*made)[1].kind == "dit"]
+)
+def test_the_longest_clip_and_prompt_of_a_run_fit_its_rows_and_model(run):
+  path, *_ = RUNS[run]
+  _, settings = load(*RUNS[run])
+  prompt = longest_prompt(settings, path)
+  data = settings.latents
+  stores = [longest_clips(settings, s, prompt) for s in data.sources]
+  plan = (data, settings.flow, settings.model.patch, settings.seed)
+  Curriculum(stores, *plan)  # refuses what does not fit
+  dit_task._require_fit(settings, stores)
+  dit.check_row(settings, "tpu")
+  prompt = data.text_tokens // data.segments_per_clip + 1
+  stores = [longest_clips(settings, s, prompt) for s in data.sources]
+  with pytest.raises(ConfigError, match="Raise config.latents.text_tokens to"):
+    Curriculum(stores, *plan)
 
 
 def test_differences_name_the_setting_and_both_values():

@@ -266,6 +266,10 @@ class Decoder(nnx.Module):
 class VAE(nnx.Module):
   """The autoencoder; pixels [B, T, H, W, 3] in [-1, 1], moments, latents.
 
+  The mesh axis `sequence` splits the height of a clip, level by level; a level
+  whose height it does not divide is whole on each of its devices. The numbers
+  are the same.
+
   Raises:
     ConfigError: settings that no clip could pass.
   """

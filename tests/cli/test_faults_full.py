@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import random
 import shlex
@@ -11,13 +12,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from pyramid_jax.checkpoint import Checkpoints
 from pyramid_jax.data import latents, shapes_store
 from tests import tiny
+from tests.compiling import QUICKLY
 from tests.data import random_store
 
+ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 30
 RANDOM = random.Random()  # another moment every time; a failure tells which
 
@@ -261,6 +265,35 @@ def test_a_full_disk_keeps_the_checkpoint_of_before(store, whole, tmp_path):
     code, _, err = run(train(store, disk), size=20 * each)
     assert code == 0, err
     assert losses(kept) == losses(whole)
+
+
+def test_a_full_disk_ends_two_processes_and_keeps_the_checkpoint_of_before(
+  store, whole, tmp_path
+):
+  each = size_of(whole / "checkpoints") // len(saved(whole))
+  path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+  with small_disk(tmp_path, int(2.5 * each)) as (run, disk, kept):
+    words = [
+      "env", f"PATH={path}", f"XLA_FLAGS={QUICKLY}", "bash",
+      f"{ROOT}/launch/local.sh", "2", *train(store, disk)[1:],
+    ]  # fmt: skip
+    code, out, err = run(words)
+    assert code == 2
+    lines = [x for x in err.splitlines() if x.startswith("pyramid-train: ")]
+    assert "Traceback" not in err and " is full" in lines[0]
+    assert saved(kept) >= {"7"} and not saved(kept) >= saved(whole)
+    checkpoints = Checkpoints(shutil.copytree(kept, tmp_path / "copy"))
+    assert checkpoints.latest in (7, 14)
+    checkpoints.meta()
+    checkpoints.close()
+    code, _, err = run(words, size=20 * each)
+    assert code == 0, err
+  found, expected = losses(kept), losses(whole)
+  assert list(found) == list(expected)
+  # the processes add in another order than one
+  np.testing.assert_allclose(
+    list(found.values()), list(expected.values()), rtol=1e-5
+  )
 
 
 def test_a_full_disk_keeps_the_shards_of_before(

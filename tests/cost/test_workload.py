@@ -1,15 +1,25 @@
 """Rows are measured as attention will see them."""
 
+import pathlib
+import runpy
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pyramid_jax.attention.ranges import key_ranges
-from pyramid_jax.config import Config, EncodeConfig, LatentDataConfig, Source
+from pyramid_jax.config import (
+  Config,
+  EncodeConfig,
+  LatentDataConfig,
+  Source,
+  from_dict,
+)
 from pyramid_jax.cost import workload
 
 GROUPS = [[5, 3, 4], [9], [2, 2, 2, 8]]
 LENGTH = 40
+CURRICULUM = pathlib.Path(__file__).parents[2] / "configs" / "curriculum.py"
 
 
 def mask(causal):
@@ -56,3 +66,17 @@ def test_a_row_of_assumed_images_holds_as_many_as_fit():
   # an image of 512 x 512 is 1024 tokens at full resolution
   assert 3.9 < found.samples <= 4 and found.latent <= 4096
   assert "512x512" in found.assumed and "1 to 1 frames" in found.assumed
+
+
+@pytest.mark.parametrize(
+  "stage, paper",
+  [("image", 1536), ("384p_2s", 768), ("384p_5s", 768), ("768p", 384)],
+)
+def test_a_step_of_the_curriculum_has_the_samples_of_the_paper(stage, paper):
+  made = runpy.run_path(str(CURRICULUM))
+  config = from_dict(Config, made["get_config"](f"mmdit_{stage}"))
+  row = workload.measure(config, (512, 1024))
+  assert row.assumed  # no data there
+  samples = config.latents.rows * row.samples
+  np.testing.assert_allclose(samples, paper, rtol=0.03)
+  assert f"{samples:.0f}" in made["__doc__"]
