@@ -58,10 +58,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """Gradient clipping by global norm, then AdamW or Muon.
 
-  Muon (arXiv:2502.16982) orthogonalizes the momentum of every kernel but
-  those of resampling layers as a matrix, scaled so that AdamW's learning rates
-  fit, and leaves the rest to Adam with Nesterov's momentum. Weight decay acts
-  on kernels only: norms' scales, biases and embeddings are left alone.
+  Muon (arXiv:2502.16982) orthogonalizes the momentum of every kernel as a
+  matrix, scaled so that AdamW's learning rates fit, and leaves the rest to
+  Adam with Nesterov's momentum. Weight decay acts on kernels only: norms'
+  scales, biases and embeddings are left alone.
 
   Args:
     axes: names of the parameters' dimensions, `Pure.axes`.
@@ -110,13 +110,11 @@ def matrices(axes: Params) -> Params:
   """Which dimensions of a kernel are the rows and columns of a matrix.
 
   The last is what comes out, all others go in; stacked layers are so many
-  matrices. None where there is no kernel, and for layers that resample: what
-  comes out of theirs is several maps side by side, and in the VAE they took
-  more of the update's time than all other kernels together.
+  matrices. None where there is no kernel.
   """
 
   def one(path, names: tuple[str | None, ...]):
-    if path[-1].key != "kernel" or jax.tree_util.DictKey("resample") in path:
+    if path[-1].key != "kernel":
       return None
     *inside, last = range(len(names))
     return optax.contrib.MuonDimensionNumbers(

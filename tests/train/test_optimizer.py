@@ -116,7 +116,6 @@ def test_steps_are_those_of_adamw_after_clipping_the_global_norm():
 AXES = {
   "layers": {"kernel": ("layers", "embed", "mlp")},
   "conv": {"kernel": ("kernel", "kernel", "channels_in", "channels")},
-  "resample": [{"conv": {"kernel": ("kernel", "channels_in", "channels")}}],
   "norm": {"scale": ("channels",)},
   "embedding": ("vocabulary", None),
 }
@@ -129,17 +128,11 @@ def test_kernels_are_matrices_from_all_that_goes_in_to_what_comes_out():
   assert numbers["norm"]["scale"] is None and numbers["embedding"] is None
 
 
-def test_layers_that_resample_are_left_to_adam():
-  numbers = matrices(AXES)
-  assert numbers["resample"][0]["conv"]["kernel"] is None
-
-
 def test_muon_makes_every_kernel_of_a_stack_orthogonal_at_the_rate_of_adamw():
   rng = np.random.default_rng(0)
   shapes = {
     "layers": {"kernel": (3, 12, 8)},
     "conv": {"kernel": (2, 2, 5, 6)},
-    "resample": [{"conv": {"kernel": (2, 4, 6)}}],
     "norm": {"scale": (6,)},
     "embedding": (3, 2),
   }
@@ -163,9 +156,8 @@ def test_muon_makes_every_kernel_of_a_stack_orthogonal_at_the_rate_of_adamw():
     size = 0.1 * 0.2 * np.sqrt(longest)
     assert 0.5 * size < values.min() and values.max() < 1.5 * size
   first = 0.1 * (1 + 0.9 * 0.1 / (1 - 0.9**2))
-  for name in ("embedding", "norm", "resample"):  # the first step of Nadam
+  for name in ("embedding", "norm"):  # the first step of Nadam
     update, grad = (jax.tree.leaves(t[name])[0] for t in (updates, grads))
-    expected = -first * grad / (jnp.abs(grad) + config.epsilon)
-    np.testing.assert_allclose(update, expected, rtol=1e-5)
+    np.testing.assert_allclose(update, -first * np.sign(grad), rtol=1e-4)
   down = jax.tree.map(lambda u, g: float((u * g).sum()), updates, grads)
   assert all(x < 0 for x in jax.tree.leaves(down))
