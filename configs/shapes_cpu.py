@@ -30,7 +30,7 @@ from pyramid_jax.config import settings
 FOLDER = "runs/shapes_cpu"
 VAE_PHASES = (
   dict(steps=1600, batch=4, frames=1, height=64, width=64),
-  dict(steps=500, batch=1, frames=9, height=64, width=64, rate=0.5),
+  dict(steps=900, batch=1, frames=9, height=64, width=64, rate=0.5),
 )
 
 
@@ -46,7 +46,7 @@ def get_config(kind="dit"):
     # of 600 steps' losses at 2e-3, 5e-3 and 12e-3 (0.199, 0.169, 0.164; AdamW
     # at 2e-3: 0.209)
     optimizer |= dict(learning_rate=1e-2, ema=0.998)
-    train = dict(steps=3200, log_every=50)
+    train = dict(steps=3400, log_every=50)
   return settings(
     kind=kind,
     vae=dict(
@@ -81,8 +81,8 @@ def get_config(kind="dit"):
       ),
       # images first, as the paper does, then an eighth of them
       periods=(
-        dict(steps=1300, max_units=1, weights=(1, 2)),
-        dict(steps=1900, weights=(7, 1)),
+        dict(steps=1400, max_units=1, weights=(1, 2)),
+        dict(steps=2000, weights=(7, 1)),
       ),
       rows=6,
       latent_tokens=96,
