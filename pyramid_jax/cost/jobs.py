@@ -64,6 +64,7 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
     program = dit.make_program(config)
     rows = config.latents.rows
     return [step("training step", program, mesh, row_batch(config), rows)]
+  vae.check_heights(config, mesh)
   program = vae.make_program(config, LPIPSConfig())  # of VGG16, as released
   return [
     step(

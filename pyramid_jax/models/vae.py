@@ -267,8 +267,9 @@ class VAE(nnx.Module):
   """The autoencoder; pixels [B, T, H, W, 3] in [-1, 1], moments, latents.
 
   The mesh axis `sequence` splits the height of a clip, level by level; a level
-  whose height it does not divide is whole on each of its devices. The numbers
-  are the same.
+  whose height it does not divide is whole on each of its devices. Pixels and
+  latents are the same; gradients only where it divides the latents' height,
+  which training asks for.
 
   Raises:
     ConfigError: settings that no clip could pass.

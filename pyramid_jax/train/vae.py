@@ -21,6 +21,7 @@ from pyramid_jax.config import (
 from pyramid_jax.data.sizes import check_frames
 from pyramid_jax.models import critic, vae
 from pyramid_jax.models.pure import Params, Pure, pure
+from pyramid_jax.sharding import RULES
 from pyramid_jax.train.accumulate import accumulate
 from pyramid_jax.train.judges import Judges, make_judges
 from pyramid_jax.train.optimizer import make_optimizer
@@ -195,6 +196,27 @@ def check_phases(config: Config):
           f"a phase's {name} {shape.batch} is not a multiple of "
           f"config.train.microbatches {train.microbatches}."
         )
+
+
+def check_heights(config: Config, mesh: jax.sharding.Mesh):
+  """Refuses clips whose height the mesh does not split at every level.
+
+  A level that stays whole between split ones had gradients twice those of one
+  device (JAX 0.10, 12 rows on 8 devices).
+
+  Raises:
+    ConfigError: says what the height may be.
+  """
+  factor = 2 ** sum(config.vae.down_space)
+  split = mesh.shape[RULES["space"]]
+  phases = config.videos.phases
+  for height in (shape.height for p in phases for shape in p.shapes):
+    if height % (factor * split):
+      raise ConfigError(
+        f"a phase's height {height} is not a multiple of {factor} x "
+        f"config.mesh.sequence {split} = {factor * split}: the latents' rows "
+        "cannot be split; change the height, or lower config.mesh.sequence."
+      )
 
 
 def check_adversary(config: Config, model: Pure):

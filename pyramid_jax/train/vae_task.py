@@ -36,6 +36,7 @@ def make_task(
     ConfigError: data that are missing, or phases that do not fit.
   """
   program = vae.make_program(config)
+  vae.check_heights(config, mesh)
   for shape in (s for phase in config.videos.phases for s in phase.shapes):
     check_parts(mesh, "a phase's batch", shape.batch, config.train.microbatches)
   clips = clips_lib.TrainingClips(config.videos, config.seed)

@@ -91,9 +91,11 @@ def test_the_convolutions_of_tpus_are_split_too(monkeypatch):
   assert_same(run((1, 2, 1, 4)), expected)
 
 
-def test_a_height_that_devices_do_not_divide_stays_whole():
+def test_a_height_that_devices_do_not_divide_gives_the_same_pixels():
   # of 24 rows each of 8 devices has 3, of the 12 after halving all have all
-  assert_same(run((1, 1, 1, 8), height=24), one_device(height=24))
+  found, expected = run((1, 1, 1, 8), height=24), one_device(height=24)
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
+  np.testing.assert_allclose(found[1], expected[1], atol=2e-5)
 
 
 @pytest.mark.parametrize(

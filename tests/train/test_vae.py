@@ -62,6 +62,20 @@ def config(tmp_path_factory):
   return dataclasses.replace(CONFIG, videos=videos)
 
 
+def test_a_height_that_the_mesh_does_not_split_is_refused(config):
+  config = dataclasses.replace(config, mesh=MeshConfig(fsdp=1, sequence=8))
+  vae = dataclasses.replace(
+    config.vae,
+    channels=(4, 4),
+    down_space=(True, False),
+    down_time=(False, False),
+  )
+  config = dataclasses.replace(config, vae=vae)
+  message = "height 8 is not a multiple of 2 x config.mesh.sequence 8 = 16"
+  with pytest.raises(ConfigError, match=message):
+    vae_task.make_task(config, sharding.make_mesh(config.mesh))
+
+
 def train(config, workdir):
   """Runs the loop; returns the state and the shapes of the batches."""
   mesh = sharding.make_mesh(config.mesh)
