@@ -3,6 +3,7 @@
 # Made for two CPU cores without accelerator. Run it again and it continues
 # where it stopped.
 source "$(dirname "$0")/install.sh" data,text,train
+source launch/cpu.sh
 out=quickstart
 config=configs/tiny.py
 started=$SECONDS
