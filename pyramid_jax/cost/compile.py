@@ -83,9 +83,11 @@ def devices(target: Target) -> list[Any]:
       f"planning for {target.topology} needs the TPU compiler; it needs no "
       f'TPU: pip install "jax[tpu]=={version}"'
     )
+  # The two cores of a v4 chip are one device where programs run.
+  whole = {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}
   try:
     return topologies.get_topology_desc(
-      platform="tpu", topology_name=target.topology
+      platform="tpu", topology_name=target.topology, **whole
     ).devices
   except Exception as error:  # libtpu has no class of its own
     reason = str(error).splitlines()[0]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from pyramid_jax.attention.attend import attend_joint
+from pyramid_jax.attention.attend import attend_joint, platform
 from pyramid_jax.config import DiTConfig
 from pyramid_jax.models import positions
 from pyramid_jax.models.init import zeros
@@ -45,9 +45,24 @@ class Shared(NamedTuple):
 
 
 def per_token(x_BSD: jax.Array, segment_BL: jax.Array) -> jax.Array:
-  """Each token's own row of a per-segment array; padding takes the first."""
-  index = jnp.maximum(segment_BL - 1, 0)[..., None]
-  return jnp.take_along_axis(x_BSD, index, axis=1)
+  """Each token's own row of a per-segment array; padding takes the first.
+
+  The same values on every platform, in the way that moves fewest bytes there
+  (benchmarks/compile_modulation.py).
+  """
+  take = multiplied if platform() == "tpu" else gathered
+  return take(x_BSD, jnp.maximum(segment_BL - 1, 0))
+
+
+def gathered(x_BSD: jax.Array, index_BL: jax.Array) -> jax.Array:
+  """Rows by their index."""
+  return jnp.take_along_axis(x_BSD, index_BL[..., None], axis=1)
+
+
+def multiplied(x_BSD: jax.Array, index_BL: jax.Array) -> jax.Array:
+  """Rows by their index, as a product with ones and zeros: exact."""
+  picks_BLS = jax.nn.one_hot(index_BL, x_BSD.shape[1], dtype=x_BSD.dtype)
+  return jnp.einsum("BLS,BSD->BLD", picks_BLS, x_BSD, precision="highest")
 
 
 class QKV(nnx.Module):

@@ -5,6 +5,10 @@ import re
 
 import pytest
 
+from pyramid_jax import sharding
+from pyramid_jax.config import MeshConfig
+from pyramid_jax.cost import chips
+from pyramid_jax.cost.compile import devices
 from tests import commands
 from tests.cost.test_plan import TINY
 
@@ -89,3 +93,14 @@ def test_plan_for_a_tpu_that_does_not_fit_names_its_buffers():
   assert "of 0.0001 GiB: DOES NOT FIT" in result.out
   assert re.search(r"^large +\S+ GiB +\w+\[[\d,]*\]", result.out, re.M)
   assert "--config.model.remat=layer" in printed(result)["try"]
+
+
+@TPU
+@pytest.mark.parametrize(
+  "topology, count", [("v4:2x2x2", 8), ("v5p:2x2x2", 8), ("tpu7x:2x2x1", 8)]
+)
+def test_a_device_is_what_jax_counts_as_one(topology, count):
+  target = chips.target(topology)
+  found = devices(target)
+  assert len(found) == target.devices == count
+  sharding.make_mesh(MeshConfig(data=2, fsdp=4), found)

@@ -11,7 +11,7 @@ import pytest
 from pyramid_jax.config import MINIFLUX, ConfigError, DiTConfig
 from pyramid_jax.convert import dit, names
 from pyramid_jax.convert.models import DIT
-from pyramid_jax.models import pure
+from pyramid_jax.models import pure, streams
 from pyramid_jax.models.dit import make_dit
 from pyramid_jax.verify.dit import Part, pack, sizes
 from tests import reference
@@ -241,3 +241,19 @@ def test_a_foreign_position_table_is_refused():
 def test_rotary_dims_that_make_no_head_are_refused():
   with pytest.raises(ConfigError, match=r"rotary_dims \(16, 24\) .* 64"):
     make_dit(dataclasses.replace(MINIFLUX, rotary_dims=(16, 24)))
+
+
+@pytest.mark.parametrize("where", ["cpu", "tpu"])
+def test_each_token_is_told_its_own_segment(where, monkeypatch):
+  monkeypatch.setattr(streams, "platform", lambda: where)
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jax.random.normal(keys[0], (2, 5, 8))
+  segment = jax.random.randint(keys[1], (2, 40), 0, 6)  # 0 is padding
+  grad = jax.random.normal(keys[2], (2, 40, 8))
+  out, pull = jax.vjp(lambda x: streams.per_token(x, segment), x)
+  index = np.maximum(np.asarray(segment) - 1, 0)
+  rows = np.arange(2)[:, None]
+  np.testing.assert_array_equal(out, np.asarray(x)[rows, index])
+  summed = np.zeros(x.shape)
+  np.add.at(summed, (rows, index), np.asarray(grad, np.float64))
+  np.testing.assert_allclose(pull(grad)[0], summed, atol=1e-5)
