@@ -9,9 +9,6 @@ DISTANCES = {
   "training": ("pyramid", "independent noise", "stages 1:2:1"),
 }
 IMAGES = ("pyramid, images", "1 stage, images")
-ON_IMAGES = ("1 stage, images", "2 stages, images", "pyramid, images",
-             "4 stages, images", "gamma 0, images",
-             "stages 1:2:1, images")  # fmt: skip
 LATER_FRAMES = ("autoregressive", "full sequence", "bidirectional",
                 "clean history")  # fmt: skip
 CLIPS = 6  # of the sheet
@@ -36,7 +33,6 @@ def plots(
   for title, variants in DISTANCES.items():
     dots(next(spots), found, of, f"Frechet distance: {title}", variants)
   of, title = measures["all correct"].of, "after images: all correct"
-  dots(next(spots), found, of, "images: all correct", ON_IMAGES)
   over_compute(next(spots), found, "all correct", title, LATER_FRAMES[:2])
   dots(next(spots), found, of, title, LATER_FRAMES)
   neighbours(next(spots), found)
