@@ -156,6 +156,13 @@ The slow network joins nodes of GPUs and slices of TPUs; its figure is a host's
 network cards shared by its chips. Rented machines differ: `pyramid-plan
 --slow_gbps=` takes another one.
 
+The TPU programs of these tables were compiled when each token was told its
+segment's modulation by a gather. It is a product there now
+([performance.md](performance.md)): of the MM-DiT's 768p, compiled anew, HBM
+takes 0.28 s a step in place of 0.31 on v6e-256, where it binds, and 0.50 in
+place of 0.59 on v5p-128, where compute does; the other cells on TPUs are still
+to be.
+
 {{tables}}
 ## How mesh and remat were chosen
 
