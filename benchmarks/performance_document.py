@@ -62,12 +62,12 @@ a shared core.
 
 ## What modulation per segment costs
 
-By `python benchmarks/compile_modulation.py h100:1 v5p:2x2x1`, without a device: four
-layers of the 2 B MM-DiT in a loop, forward and backward with remat matmuls, a
-row of 16,384 tokens and 16 segments on one device. Every token is told the
-shift, scale and gate of its own segment, float32; the table has the ways to do
-so beside one modulation for the whole row, which is wrong for packed rows and
-the least that it may cost.
+By `python benchmarks/compile_modulation.py h100:1 v5p:2x2x1`, without a device:
+four layers of the 2 B MM-DiT in a loop, forward and backward with remat
+matmuls, a row of 16,384 tokens and 16 segments on one device. Every token is
+told the shift, scale and gate of its own segment, float32; the table has the
+ways to do so beside one modulation for the whole row, which is wrong for packed
+rows and the least that it may cost.
 
 {modulation}
 
@@ -76,8 +76,8 @@ the least that it may cost.
 VERDICT = """The models gather on GPUs and multiply on TPUs. Over the bound the
 gather moves 1.5 GiB a layer more on an H100 (11%), the product 3.3; on a v5p
 the gather 7.3 GiB (41%), the product 1.9 (11%), with no more memory than the
-gather. Both give the same values (on a CPU to the bit). Six modulations of every token would be 576
-MiB a layer: they are not kept."""
+gather. Both give the same values (on a CPU to the bit). Six modulations of
+every token would be 576 MiB a layer: they are not kept."""
 
 
 def kept() -> list[dict]:

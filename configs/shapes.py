@@ -15,10 +15,11 @@ Commands (WHICH is mmdit or miniflux):
   pyramid-evaluate --workdir=runs/shapes/WHICH --n=500 \\
     --out=runs/shapes/evaluation_WHICH
 Hardware: one H100 class GPU; lengths are meant for 20 minutes in all.
-Expected: not run; lengths and rates are guesses. By pyramid-plan a step takes 46
-  to 54 ms (mmdit) or 53 to 64 (miniflux) on an H100, so that 6,000 take 5 to 6
-  minutes, and 15 or 16 GiB; those of the VAE one minute. What was found on the
-  CPU (configs/shapes_cpu.py) is in it: eight latent channels, images first, Muon.
+Expected: not run; lengths and rates are guesses. By pyramid-plan a step takes
+  46 to 54 ms (mmdit) or 53 to 64 (miniflux) on an H100, so that 6,000 take 5 to
+  6 minutes, and 15 or 16 GiB; those of the VAE take one minute. What was found
+  on the CPU (configs/shapes_cpu.py) is in it: eight latent channels, images
+  first, Muon.
 """
 
 from pyramid_jax.config import settings
