@@ -107,7 +107,7 @@ def test_ways_to_tell_tokens_their_modulation_are_the_same(monkeypatch):
   x = rng.standard_normal((2, 3, 8), np.float32)
   grad = rng.standard_normal((2, 50, 8), np.float32)
   segment = rng.integers(0, 4, (2, 50), np.int32)  # 0 is padding
-  expected, pull = script.jax.vjp(lambda x: script.gather(x, segment), x)
+  expected, pull = script.jax.vjp(lambda x: script.gathered(x, segment), x)
   for way in (script.product, script.mixed):
     out, other_pull = script.jax.vjp(lambda x, way=way: way(x, segment), x)
     np.testing.assert_array_equal(out, expected)
