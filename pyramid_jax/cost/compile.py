@@ -111,6 +111,9 @@ def compile_job(
     limit: bytes of HBM there are.
     quick: the compiler takes less time to make a fast program; it may need
       more memory than the real one.
+
+  Raises:
+    ConfigError: the compiler fails at something other than memory.
   """
   options = {"exec_time_optimization_effort": -1.0} if quick else None
   compiled, message = None, ""
@@ -121,9 +124,14 @@ def compile_job(
     try:
       compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-      if "RESOURCE_EXHAUSTED" not in str(error):
-        raise
       message = str(error)
+      if "RESOURCE_EXHAUSTED" not in message:
+        raise ConfigError(
+          f"the compiler for {target.topology} fails at the {job.name}: "
+          f"{message.splitlines()[0]}. Try it with"
+          f"{'out' if quick else ''} --quick, or with other rows, "
+          "microbatches, mesh or jaxlib."
+        ) from error
     seconds = time.perf_counter() - start
   count = flops.traced(program.jaxpr, target.platform)
   size = math.prod(mesh.shape.values())

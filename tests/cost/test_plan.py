@@ -117,6 +117,24 @@ def test_a_compiler_that_is_missing_is_named(topology, extra):
   refused(message, "plan", TINY, asked, before=without_compilers)
 
 
+def compilers_that_fail():
+  """Stands for a fault of XLA."""
+
+  def fail(*_, **__):
+    raise jax.errors.JaxRuntimeError("INTERNAL: no tile sizes\n\tmore")
+
+  jax.stages.Lowered.compile = fail
+
+
+def test_a_compiler_that_fails_is_told_in_one_line():
+  message = (
+    r"compiler for cpu:8 fails at the training step: INTERNAL: no tile sizes\. "
+    r"Try it without --quick, or with other rows"
+  )
+  asked = ("topology=cpu:8", "quick")
+  refused(message, "plan", TINY, *asked, before=compilers_that_fail)
+
+
 @pytest.mark.parametrize("stage", ["image", "384p", "768p"])
 def test_both_transformers_learn_a_stage_from_the_same_rows(stage):
   def read(name):
