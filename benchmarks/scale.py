@@ -6,10 +6,11 @@
   python benchmarks/scale.py --largest     # where the picture's curve ends
   python benchmarks/scale_document.py      # makes docs/scale.md of what is kept
 
-Every cell is compiled by `pyramid-plan` and kept in docs/scale.json by its
-stage, machine, mesh and remat; delete an entry to have it made again. A cell
-takes minutes on two cores. TPUs need "jax[tpu]", GPUs "jax[cuda13]" or
-"jax[cuda12]", no device.
+Every cell is compiled by `pyramid-plan`, and what the compiler says of it is
+kept in docs/scale.json by its stage, machine, mesh and remat; times follow from
+that with the peaks and efficiencies of today. Delete an entry to have it made
+again. A cell takes minutes on two cores. TPUs need "jax[tpu]", GPUs
+"jax[cuda13]" or "jax[cuda12]", no device.
 """
 
 import argparse
@@ -122,8 +123,31 @@ def largest() -> Iterator[Cell]:
 
 
 def kept() -> dict[str, dict]:
-  """What has been compiled, by `Cell.key`."""
+  """What the compilers said, by `Cell.key`."""
   return json.loads(KEPT.read_text()) if KEPT.exists() else {}
+
+
+def entry_of(found) -> dict:
+  """What is kept of a plan."""
+  compiled = dataclasses.asdict(found.compiled)
+  compiled["collectives"] = [c._asdict() for c in found.compiled.collectives]
+  return compiled | {"versions": versions(found.target.platform)}
+
+
+def planned(cell: Cell) -> dict | None:
+  """What the document says of a cell; None if it was not compiled."""
+  from pyramid_jax.cost import plan
+  from pyramid_jax.cost.compile import Compiled
+  from pyramid_jax.cost.hlo import Collective
+
+  entry, target = dict(kept().get(cell.key, {})), cell.target
+  if not entry:
+    return None
+  del entry["versions"]
+  entry["collectives"] = [Collective(**c) for c in entry["collectives"]]
+  entry |= dict(limit=target.memory, fits=entry["total"] <= target.memory)
+  row = measured(cell.model, cell.stage, target.chip.tile)
+  return summary(plan.of_training(cell.config, target, Compiled(**entry), row))
 
 
 def compile_cells(wanted: Iterator[Cell], most: int, platform: str) -> None:
@@ -136,9 +160,8 @@ def compile_cells(wanted: Iterator[Cell], most: int, platform: str) -> None:
       continue
     most -= 1
     (found,) = plan.make(cell.config, target, quick=True)
-    entry = summary(found)
-    keep(kept() | {key: entry})
-    print(key, entry, flush=True)
+    keep(kept() | {key: entry_of(found)})
+    print(key, summary(found), flush=True)
 
 
 def keep(entries: dict[str, dict]) -> None:
@@ -158,9 +181,6 @@ def summary(found) -> dict:
     fits=compiled.fits,
     hbm=round(compiled.total / chips.GIB, 2),
     limit=compiled.limit / chips.GIB,
-    kernels=compiled.kernels,
-    compile_seconds=round(compiled.seconds),
-    versions=versions(found.target.platform),
     **known,
   )
 

@@ -66,7 +66,7 @@ def beside_published() -> dict[str, str]:
 def cell_entry(model: str, stage: str, machine: str) -> tuple[dict, bool]:
   """What is known of a cell, and whether it was compiled."""
   cell = scale.Cell(model, stage, machine)
-  found = scale.kept().get(cell.key)
+  found = scale.planned(cell)
   return found or scale.estimated(cell), found is not None
 
 
@@ -75,14 +75,13 @@ CHOSEN = ("machine", "remat", "mesh", "memory GiB", "binds", "step s")
 
 def choices() -> str:
   """What was compiled of the MM-DiT's 768p, the chosen in bold."""
-  kept, rows = scale.kept(), []
+  rows = []
   for machine in scale.MACHINES:
     chosen = scale.Cell("mmdit", "768p", machine).key
-    for key in dict.fromkeys(c.key for c in scale.choices(machine)):
-      if key not in kept:
-        continue
-      cells = choice(machine, kept[key])
-      rows.append([f"**{x}**" for x in cells] if key == chosen else cells)
+    for key, cell in {c.key: c for c in scale.choices(machine)}.items():
+      if entry := scale.planned(cell):
+        cells = choice(machine, entry)
+        rows.append([f"**{x}**" for x in cells] if key == chosen else cells)
   return report.table(CHOSEN, rows, markdown=True)
 
 
@@ -120,12 +119,10 @@ def of_chip(chip: chips.Chip) -> list[str]:
 def versions() -> str:
   """What compiled the cells that are kept."""
   found = collections.Counter(
-    ", ".join(f"{k} {v}" for k, v in entry.get("versions", {}).items())
+    ", ".join(f"{k} {v}" for k, v in entry["versions"].items())
     for entry in scale.kept().values()
   )
-  known = [f"{count} with {name}" for name, count in found.items() if name]
-  if found[""]:
-    known.append(f"{found['']} before versions were noted")
+  known = [f"{count} with {name}" for name, count in found.items()]
   return f"{found.total()} compiled programs are kept: {', '.join(known)}."
 
 
@@ -156,12 +153,9 @@ The slow network joins nodes of GPUs and slices of TPUs; its figure is a host's
 network cards shared by its chips. Rented machines differ: `pyramid-plan
 --slow_gbps=` takes another one.
 
-The TPU programs of these tables were compiled when each token was told its
-segment's modulation by a gather. It is a product there now
-([performance.md](performance.md)): of the MM-DiT's 768p, compiled anew, HBM
-takes 0.28 s a step in place of 0.31 on v6e-256, where it binds, and 0.50 in
-place of 0.59 on v5p-128, where compute does; the other cells on TPUs are still
-to be.
+A TPU's fast network is the sum of its links to the neighbours in a torus. An
+exchange has those of the dimensions that its group spans: of a whole closed
+dimension two, of a part of one, a group of two neighbours one.
 
 {{tables}}
 ## How mesh and remat were chosen

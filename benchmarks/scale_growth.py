@@ -12,11 +12,11 @@ BESIDE = ("cells", "compute", "memory", "network", "step", "nothing overlaps")
 
 def beside_compiled() -> str:
   """What the formula has, as a share of what the compiled programs have."""
-  known = scale.kept()
   groups = {title: [] for title in scale.MODELS.values()}
   for cell in compiled_cells():
-    if "step" in known[cell.key]:
-      shares = beside(scale.estimated(cell), known[cell.key])
+    entry = scale.planned(cell)
+    if "step" in entry:
+      shares = beside(scale.estimated(cell), entry)
       title = scale.MODELS[cell.model]
       if cell.machine in scale.LARGEST:
         title = f"{title} 768p, {cell.machine} chips"
@@ -75,10 +75,10 @@ def by_chips(stage: str) -> list[tuple[float, float]]:
 
 def compiled_spans(stage: str) -> list[tuple[int, float, float]]:
   """Of the compiled cells that the curve passes: chips, least, most."""
-  machines, known, out = ("v5p-128", *scale.LARGEST), scale.kept(), []
+  machines, out = ("v5p-128", *scale.LARGEST), []
   for machine in machines:
     cell = scale.Cell("mmdit", stage, machine)
-    if entry := known.get(cell.key):
+    if entry := scale.planned(cell):
       count = cell.target.chips
       out.append((count, entry["chip_hours"], count * entry["hours_serial"]))
   return out
@@ -153,7 +153,7 @@ def picture(path: pathlib.Path) -> None:
 def of_largest() -> dict[str, str]:
   """Where the curve ends, by formula and compiled."""
   (cell,) = scale.largest()
-  count, entry = cell.target.chips, scale.kept()[cell.key]
+  count, entry = cell.target.chips, scale.planned(cell)
   each = [(e["chip_hours"], count * e["hours_serial"])
           for e in (scale.estimated(cell), entry)]  # fmt: skip
   curve, plan = (f"{least:,.0f} to {most:,.0f}" for least, most in each)

@@ -7,6 +7,8 @@ Commands, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/miniflux_384p.py:5s \
     --workdir=runs/miniflux/384p_5s --data=latents/384p,latents/images \
     --config.mesh.data=-1 --config.mesh.fsdp=8
+They start from the weights in runs/miniflux/image and of the first of them;
+  where these lie elsewhere, add --config.train.init=THERE.
 Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
 Hours reported in the paper, of the MM-DiT: 90 for 80k steps at 2 s and 120k at
   5 s.

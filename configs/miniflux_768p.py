@@ -4,6 +4,8 @@ Command, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/miniflux_768p.py \
     --workdir=runs/miniflux/768p --data=latents/768p,latents/images \
     --config.mesh.data=-1 --config.mesh.fsdp=8
+It starts from the weights in runs/miniflux/384p_5s; where these lie elsewhere,
+  add --config.train.init=THERE.
 Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
 Hours reported in the paper, of the MM-DiT: 60 for 50k steps at 5 to 10 s.
 Hours planned: v5p-128 27.0 to 37.5, v6e-256 4.6 to 9.0, 128 A100 18.1 to 24.6,

@@ -7,6 +7,8 @@ Commands, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/mmdit_2b_384p.py:5s \
     --workdir=runs/mmdit/384p_5s --data=latents/384p,latents/images \
     --config.mesh.data=-1 --config.mesh.fsdp=8
+They start from the weights in runs/mmdit/image and of the first of them; where
+  these lie elsewhere, add --config.train.init=THERE.
 Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
 Hours reported in the paper: 90 for 80k steps at 2 s and 120k at 5 s.
 Hours planned at 2 s: v5p-128 6.5 to 13.0, v6e-256 2.7 to 5.1, 128 A100

@@ -4,6 +4,8 @@ Command, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/mmdit_2b_768p.py \
     --workdir=runs/mmdit/768p --data=latents/768p,latents/images \
     --config.mesh.data=-1 --config.mesh.fsdp=8
+It starts from the weights in runs/mmdit/384p_5s; where these lie elsewhere, add
+  --config.train.init=THERE.
 Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
 Hours reported in the paper: 60 for 50k steps at 5 to 10 s.
 Hours planned: v5p-128 19.9 to 29.1, v6e-256 4.2 to 7.8, 128 A100 13.2 to 18.8,

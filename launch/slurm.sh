@@ -4,6 +4,8 @@
 #     --config=configs/mmdit_2b_image.py --config.mesh.data=-1 \
 #     --config.mesh.fsdp=8 --workdir=/shared/runs/mmdit/image \
 #     --data=/shared/latents/images --logs=/shared/runs/mmdit/image/logs
+# A later stage of the curriculum is also told where the one before lies, as by
+#   --config.train.init=/shared/runs/mmdit/image
 # COMMAND=pyramid-encode sbatch ... starts that instead.
 # Run it in the folder of the project, with its environment active. Before the
 # time is over SIGTERM saves the run, and the job is queued anew and continues;

@@ -4,6 +4,8 @@
 #   TPU=my-pod ZONE=us-east5-a bash launch/tpu_pod.sh \
 #     --config=configs/mmdit_2b_image.py --workdir=/mnt/shared/runs/mmdit/image \
 #     --data=/mnt/shared/latents/images --logs=/mnt/shared/runs/mmdit/image/logs
+# A later stage of the curriculum is also told where the one before lies, as by
+#   --config.train.init=/mnt/shared/runs/mmdit/image
 # COMMAND=pyramid-encode TPU=... starts that instead.
 # FOLDER is where the project lies on the hosts (pyramid_jax, in the home). It is
 # installed there, into .venv, once:

@@ -83,6 +83,7 @@ class Checkpoints:
     """
     if step in self.manager.all_steps():
       return
+    self.wait()  # what it makes room for by dropping the oldest counts
     self._require_space(items)
     saved = {k: ocp.args.StandardSave(v) for k, v in items.items()}
     meta = {"config": dataclasses.asdict(config), **meta}

@@ -352,16 +352,6 @@ def published(scripts, tmp_path_factory):
   """What is kept in docs, and its cases beside latents of the same marks."""
   kept = json.loads((ROOT / "docs" / "ablations.json").read_text())
   folder = tmp_path_factory.mktemp("published")
-  for name, of in (
-    ("latents", "pyramid"),
-    ("image_latents", "pyramid, images"),
-  ):
-    marks = kept[f"{of}, seed 0"]["settings"]
-    (mark,) = (x.split("=")[1] for x in marks if x.startswith("latents="))
-    (folder / name).mkdir()
-    (folder / name / "metadata.json").write_text(
-      json.dumps({"fingerprint": mark})
-    )
   full = scripts["variants"].FULL
   made = scripts["cases"].Case
   return kept, [
@@ -371,12 +361,46 @@ def published(scripts, tmp_path_factory):
   ]
 
 
-def test_what_is_published_was_measured_with_the_settings_of_today(published):
+def test_what_is_published_was_measured_with_the_settings_of_today(
+  scripts, published
+):
   kept, cases = published
-  notes = {f"latents {cases[0].fingerprint}"}
+  found = scripts["cases"].measured_alike(cases, kept)
+  for name, records in found.items():  # each task on one VAE's latents
+    assert [r["seed"] for r in records] == [0, 1, 2], name
+  notes = {name for name in kept if name.startswith("latents ")}
   assert kept.keys() == {case.key for case in cases} | notes
-  for case in cases:
-    assert kept[case.key]["settings"] == case.settings, case.key
+  used = {x for of in found.values() for r in of for x in marks_of(scripts, r)}
+  assert {name.split()[1] for name in notes} <= used
+
+
+def marks_of(scripts, record):
+  return scripts["cases"].marks(record["settings"])
+
+
+def test_what_is_compared_was_learned_from_the_same_latents(scripts, tmp_path):
+  make = scripts["cases"].Case
+  full = scripts["variants"].FULL
+  names = ("pyramid", "1 stage", "pyramid, images", "1 stage, images")
+  cases = [make(name, 0, full, tmp_path, tmp_path) for name in names]
+  kept = {}
+  for case, mark in zip(cases, ("a", "a", "b", "c"), strict=True):
+    others = scripts["cases"].apart_from_latents(case.settings)
+    kept[case.key] = {"settings": [*others, f"latents={mark}"]}
+  found = scripts["cases"].measured_alike(cases, kept)
+  counted = [name for name, records in found.items() if records]
+  assert counted == ["pyramid", "1 stage", "pyramid, images"]
+  kept["pyramid, seed 0"]["settings"][0] = "--config.model.patch=2"
+  found = scripts["cases"].measured_alike(cases, kept)
+  assert not found["pyramid"] and found["1 stage"]
+
+
+def test_a_page_says_which_tasks_a_vae_is_of(scripts):
+  of_tasks = runpy.run_path(str(SCRIPTS / "__main__.py"))["of_tasks"]
+  assert of_tasks({}) == ""
+  assert of_tasks({"clips": "x", "motion": "x"}) == "x"
+  said = of_tasks({"clips": "x", "stills": "y", "motion": "x"})
+  assert said == "of clips, motion: x; of stills: y"
 
 
 def test_the_published_page_is_the_one_that_is_made_of_what_is_kept(

@@ -193,6 +193,22 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
   assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
 
+def test_room_is_asked_for_when_the_save_before_is_done(tmp_path, monkeypatch):
+  checkpoints, asked = Checkpoints(tmp_path, keep=1), []
+  usage = shutil.disk_usage
+
+  def look(folder):
+    asked.append({p.name for p in checkpoints.folder.iterdir()})
+    return usage(folder)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, "disk_usage", look)
+    for step in (1, 2, 3):
+      checkpoints.save(step, ITEMS, CONFIG)
+  checkpoints.close()
+  assert asked == [set(), {"1"}, {"2"}]  # whole, and the one before is gone
+
+
 def test_other_errors_keep_their_own_face(tmp_path, monkeypatch):
   checkpoints = Checkpoints(tmp_path)
 

@@ -22,7 +22,14 @@ import sys
 import document
 import pictures
 import results
-from cases import ROOT, Case, base_settings, usual_settings
+from cases import (
+  ROOT,
+  Case,
+  base_settings,
+  marks,
+  measured_alike,
+  usual_settings,
+)
 from studies import BASE, STUDIES
 from variants import FULL, STEPS_A_UNIT, TASKS, TINY, VARIANTS
 
@@ -74,20 +81,34 @@ def run_missing(chosen: list[Case], path: pathlib.Path, most: int) -> None:
         most -= 1
 
 
+def notes_of(found: dict, kept: dict) -> dict[str, dict]:
+  """What was noted by hand of the latents of each task, where it was."""
+  notes = {}
+  for name, records in found.items():
+    if records:
+      mark, *_ = marks(records[0]["settings"])
+      if note := kept.get(f"latents {mark}"):
+        notes.setdefault(VARIANTS[name].task, note)
+  return notes
+
+
+def of_tasks(said: dict[str, str]) -> str:
+  """What is said of tasks; of which, if not the same of all."""
+  tasks: dict[str, list[str]] = {}
+  for task, text in said.items():
+    tasks.setdefault(text, []).append(task)
+  if len(tasks) < 2:
+    return "".join(tasks)
+  return "; ".join(f"of {', '.join(v)}: {k}" for k, v in tasks.items())
+
+
 def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
   """Writes the page and its pictures from the cases that are done."""
-  found = {
-    name: [
-      {"seed": c.seed, **kept[c.key]}
-      for c in cases
-      if c.name == name and c.done(kept)
-    ]
-    for name in VARIANTS
-  }
+  found = measured_alike(cases, kept)
   size, clips = cases[0].size, TASKS["clips"].settings
   base = base_settings()
-  # noted by hand of the run with these latents
-  about = kept.get(f"latents {cases[0].fingerprint}", {})
+  notes = notes_of(found, kept)
+  about = next(iter(notes.values()), {})
   vae_steps = checkpoint.latest_step(cases[0].shared / "vae")
   document.write(
     found, path, len(size.seeds),
@@ -98,7 +119,8 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     motion_steps=size.steps["motion"][-1], scored=size.scored["clips"],
     motion_scored=size.scored["motion"], stills_steps=size.steps["stills"][-1],
     stills_scored=size.scored["stills"], latents=size.latents,
-    vae=about.get("VAE", f"{vae_steps} steps"),
+    vae=of_tasks({k: v["VAE"] for k, v in notes.items()})
+    or f"{vae_steps} steps",
     machine=about.get("machine", "not noted"), blocks=about.get("blocks", ""),
     seeds=len(size.seeds), features=2 * base["model.latent_channels"],
     settings=document.settings(usual_settings(), base),

@@ -96,6 +96,36 @@ def flags(variant: Variant, seed: int, folder: pathlib.Path) -> list[str]:
   return [f"--config.{name}={value}" for name, value in values.items()]
 
 
+MARK = "latents="  # of a VAE's latents, among a case's settings
+
+
+def marks(settings: list[str]) -> list[str]:
+  """The latents of a case's settings; its own first, then those before."""
+  return [x.removeprefix(MARK) for x in settings if x.startswith(MARK)]
+
+
+def apart_from_latents(settings: list[str]) -> list[str]:
+  """The other settings."""
+  return [x for x in settings if not x.startswith(MARK)]
+
+
+def measured_alike(cases: "list[Case]", kept: dict) -> dict[str, list[dict]]:
+  """The records of each variant, a seed each, with those of a task comparable.
+
+  Tasks may be of different VAEs. Within a task, what counts is on the same
+  latents as the first of `cases` that was measured.
+  """
+  found: dict[str, list[dict]] = {case.name: [] for case in cases}
+  latents: dict[str, list[str]] = {}
+  for case in cases:
+    if case.comparable(kept):
+      record, task = kept[case.key], case.variant.task
+      theirs = marks(record["settings"])
+      if latents.setdefault(task, theirs) == theirs:
+        found[case.name].append({"seed": case.seed, **record})
+  return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
   """A variant with a seed.
@@ -142,12 +172,12 @@ class Case:
       "scored": size.scored.get(variant.task, 0),
       **({"long": (size.long, size.long_frames)} if variant.long else {}),
       "clips": size.latents,
-      "latents": self.fingerprint,
     }
     return [
       *flags(variant, self.seed, pathlib.Path("FOLDER")),
       *variant.sampled_as,
       *(f"{name}={value}" for name, value in much.items()),
+      f"{MARK}{self.fingerprint}",
       *(self.start.settings if self.start else []),
     ]
 
@@ -179,6 +209,11 @@ class Case:
   def done(self, kept: dict) -> bool:
     """Whether it was measured with these very settings."""
     return kept.get(self.key, {}).get("settings") == self.settings
+
+  def comparable(self, kept: dict) -> bool:
+    """Whether it was measured with these settings, on whichever latents."""
+    theirs = kept.get(self.key, {}).get("settings", [])
+    return apart_from_latents(theirs) == apart_from_latents(self.settings)
 
   @property
   def folder(self) -> pathlib.Path:

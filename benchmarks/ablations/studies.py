@@ -272,6 +272,20 @@ STUDIES = {
     SCORES,
     SCORES,
   ),
+  "stages on images": Study(
+    "Number of stages, images",
+    "As above.",
+    "Single images alone, on which the same model learns more: equal tokens a "
+    "step and equal sampling steps.",
+    (
+      STILLS_BASE,
+      "1 stage, images",
+      "2 stages, images",
+      "4 stages, images",
+    ),
+    SCORES,
+    SCORES,
+  ),
   "gamma": Study(
     "Covariance of the corrective noise",
     "Gamma of -1/3 (1/3 here) keeps the most signal at a jump (Sec. 3.2, "
@@ -281,11 +295,27 @@ STUDIES = {
     SCORES,
     SCORES,
   ),
+  "gamma on images": Study(
+    "Covariance of the corrective noise, images",
+    "As above.",
+    "Single images alone; the ends of the range.",
+    (STILLS_BASE, "gamma 0, images"),
+    SCORES,
+    SCORES,
+  ),
   "sampling": Study(
     "Stage sampling",
     "The paper draws stages evenly; no claim is made.",
     "Evenly against 1:2:1.",
     (BASE, "stages 1:2:1"),
+    SCORES,
+    SCORES,
+  ),
+  "sampling on images": Study(
+    "Stage sampling, images",
+    "As above.",
+    "Evenly against 1:2:1, on single images alone.",
+    (STILLS_BASE, "stages 1:2:1, images"),
     SCORES,
     SCORES,
   ),

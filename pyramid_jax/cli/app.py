@@ -153,6 +153,9 @@ def _end_now(code: int):
   """
   sys.stdout.flush()
   sys.stderr.flush()
+  # its flags are of the commands that run in several processes alone
+  if processes := sys.modules.get("pyramid_jax.cli.processes"):
+    processes.finish_logs()
   os._exit(code)
 
 

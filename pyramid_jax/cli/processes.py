@@ -5,6 +5,7 @@ process of the others, --distributed is enough; elsewhere each is told with
 --coordinator, --processes and --process.
 """
 
+import contextlib
 import logging
 import os
 import pathlib
@@ -43,7 +44,11 @@ HEARTBEAT = 30
 # Seconds that the first one at the end waits for the last.
 LEAVING = 60
 
+# Seconds that a copy of what was printed gets to write the last of it.
+WRITING = 5
+
 log = logging.getLogger("pyramid_jax.processes")
+_copies: list[subprocess.Popen] = []
 
 
 class MeetingError(UserError):
@@ -149,3 +154,20 @@ def _keep_log(folder: pathlib.Path, process: int) -> None:
     )
     os.dup2(copy.stdin.fileno(), stream.fileno())
     copy.stdin.close()
+    _copies.append(copy)
+
+
+def finish_logs() -> None:
+  """Returns when the logs have all that was printed; prints nothing more.
+
+  As the first process of a container this one takes all others with it.
+  """
+  if not _copies:
+    return
+  nothing = os.open(os.devnull, os.O_WRONLY)
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+    os.dup2(nothing, stream.fileno())
+  while _copies:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      _copies.pop().wait(timeout=WRITING)

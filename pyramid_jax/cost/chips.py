@@ -19,6 +19,7 @@ H200 = "https://www.nvidia.com/en-us/data-center/h200/"
 # Of a GPU's memory, what JAX takes for programs where launch/slurm.sh starts
 # them; CUDA and NCCL need some of the rest.
 GPU_SHARE = 0.92
+GPU_80GB = 84_929_347_584  # that CUDA reports of one sold as 80 GB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Chip:
     kind: the beginning of what JAX calls it.
     source: where the figures stand.
     devices: per chip.
+    torus: dimensions of the fast network; 0 where a switch joins all.
   """
 
   name: str
@@ -48,6 +50,7 @@ class Chip:
   kind: str
   source: str
   devices: int = 1
+  torus: int = 0
 
   @property
   def tile(self) -> tuple[int, int]:
@@ -69,19 +72,21 @@ CHIPS = {
   chip.name: chip
   for chip in (
     Chip("v4", 275e12, 32 * GIB, 1200e9, 300e9, 6.25e9, 4096, "TPU v4",
-         GOOGLE + "v4"),
+         GOOGLE + "v4", torus=3),
     Chip("v5e", 197e12, 16 * GIB, 819e9, 200e9, 3.125e9, 256, "TPU v5 lite",
-         GOOGLE + "v5e"),
+         GOOGLE + "v5e", torus=2),
     Chip("v5p", 459e12, 95 * GIB, 2765e9, 600e9, 6.25e9, 8960, "TPU v5",
-         GOOGLE + "v5p"),
+         GOOGLE + "v5p", torus=3),
     Chip("v6e", 918e12, 32 * GIB, 1638e9, 400e9, 12.5e9, 256, "TPU v6 lite",
-         GOOGLE + "v6e"),
+         GOOGLE + "v6e", torus=2),
     Chip("tpu7x", 2307e12 / 2, 96 * GIB, 7380e9 / 2, 300e9, 6.25e9, 18432,
-         "TPU7x", GOOGLE + "tpu7x", devices=2),
-    Chip("a100", 312e12, 80e9, 2039e9, 300e9, 25e9, 8, "NVIDIA A100", DGX_A100),
-    Chip("h100", 989e12, 80e9, 3350e9, 450e9, 50e9, 8,
+         "TPU7x", GOOGLE + "tpu7x", devices=2, torus=3),
+    Chip("a100", 312e12, GPU_80GB, 2039e9, 300e9, 25e9, 8, "NVIDIA A100",
+         DGX_A100),
+    Chip("h100", 989e12, GPU_80GB, 3350e9, 450e9, 50e9, 8,
          "NVIDIA H100 80GB HBM3", DGX_H100),
-    Chip("h200", 989e12, 141e9, 4800e9, 450e9, 50e9, 8, "NVIDIA H200", H200),
+    Chip("h200", 989e12, 139 * GIB, 4800e9, 450e9, 50e9, 8, "NVIDIA H200",
+         H200),
   )
 }  # fmt: skip
 

@@ -13,11 +13,13 @@ import numpy as np
 from jax.experimental import topologies
 
 from pyramid_jax.config import ConfigError
-from pyramid_jax.cost import arrays, flops, gpu_targets
+from pyramid_jax.cost import arrays, flops, gpu_targets, network
 from pyramid_jax.cost.chips import Target
 from pyramid_jax.cost.hlo import Collective, Module
 from pyramid_jax.cost.jobs import Job
 
+# For some of them XLA finds no tiles where it has no GPU to try them on.
+FUSED_PRODUCTS = "matrix products fused with what feeds them"
 UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -41,6 +43,7 @@ class Compiled:
     collectives: what the devices exchange.
     seconds: of compiling.
     times: how often the program runs for one clip.
+    without: what the compiler had to do without.
   """
 
   name: str
@@ -58,6 +61,7 @@ class Compiled:
   collectives: list[Collective]
   seconds: float
   times: int = 1
+  without: str = ""
 
 
 def devices(target: Target) -> list[Any]:
@@ -115,23 +119,11 @@ def compile_job(
   Raises:
     ConfigError: the compiler fails at something other than memory.
   """
-  options = {"exec_time_optimization_effort": -1.0} if quick else None
-  compiled, message = None, ""
   with jax.set_mesh(mesh):
     program = job.function.trace(*job.args, **job.static)
     lowered = program.lower(lowering_platforms=(target.platform,))
     start = time.perf_counter()
-    try:
-      compiled = lowered.compile(compiler_options=options)
-    except jax.errors.JaxRuntimeError as error:
-      message = str(error)
-      if "RESOURCE_EXHAUSTED" not in message:
-        raise ConfigError(
-          f"the compiler for {target.topology} fails at the {job.name}: "
-          f"{message.splitlines()[0]}. Try it with"
-          f"{'out' if quick else ''} --quick, or with other rows, "
-          "microbatches, mesh or jaxlib."
-        ) from error
+    compiled, message, without = attempt(lowered, job.name, target, quick)
     seconds = time.perf_counter() - start
   count = flops.traced(program.jaxpr, target.platform)
   size = math.prod(mesh.shape.values())
@@ -139,7 +131,8 @@ def compile_job(
   if compiled is None:
     found = _exhausted(message, sum(parts.values()), program.jaxpr, size)
   else:
-    found = _read(compiled, limit, target.fast)
+    joined = network.of_devices(target, mesh.devices.ravel())
+    found = _read(compiled, limit, joined)
   return Compiled(
     name=job.name,
     parts=parts,
@@ -150,8 +143,35 @@ def compile_job(
     unknown=count.unknown,
     seconds=seconds,
     times=job.times,
+    without=without,
     **found,
   )
+
+
+def attempt(
+  lowered: jax.stages.Lowered, name: str, target: Target, quick: bool
+) -> tuple[jax.stages.Compiled | None, str, str]:
+  """(program, message, what it is without); without memory, no program.
+
+  Raises:
+    ConfigError: it fails at something other than memory.
+  """
+  options = {"exec_time_optimization_effort": -1.0} if quick else {}
+  attempts = {"": options}
+  if target.platform == "cuda":
+    attempts[FUSED_PRODUCTS] = options | {"xla_gpu_enable_triton_gemm": False}
+  for without, chosen in attempts.items():
+    try:
+      return lowered.compile(compiler_options=chosen), "", without
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" in str(error):
+        return None, str(error), without
+      failed = error
+  raise ConfigError(
+    f"the compiler for {target.topology} fails at the {name}: "
+    f"{str(failed).splitlines()[0]}. Try it with{'out' if quick else ''} "
+    "--quick, or with other rows, microbatches, mesh or jaxlib."
+  ) from failed
 
 
 def _exhausted(message: str, arguments: float, jaxpr, size: int) -> dict:
@@ -163,7 +183,7 @@ def _exhausted(message: str, arguments: float, jaxpr, size: int) -> dict:
   )  # fmt: skip
 
 
-def _read(compiled, limit: float, island: int) -> dict:
+def _read(compiled, limit: float, joined: network.Network) -> dict:
   """What a compiled program says of itself."""
   module = Module(_text(compiled))
   memory = compiled.memory_analysis()
@@ -180,7 +200,7 @@ def _read(compiled, limit: float, island: int) -> dict:
     largest=module.largest() if total > limit else [],
     counted=float((compiled.cost_analysis() or {}).get("flops", math.nan)),
     traffic=module.traffic(),
-    collectives=module.collectives(island),
+    collectives=module.collectives(joined),
   )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pyramid_jax import sharding
 from pyramid_jax.config import Config
-from pyramid_jax.cost import flops
+from pyramid_jax.cost import flops, network
 from pyramid_jax.cost.chips import Chip, Target
 from pyramid_jax.cost.compile import Compiled
 from pyramid_jax.cost.hlo import Collective
@@ -77,7 +77,7 @@ def roofline(
     chip: its peaks.
     work: executed.
     traffic: bytes of HBM.
-    sent_fast: bytes over the fast network.
+    sent_fast: bytes over the fast network, as if over all links.
     sent_slow: bytes over the slow one.
     assumed: shares of the peaks.
   """
@@ -111,7 +111,8 @@ def split(
 ) -> tuple[float, float]:
   """Bytes sent over the fast and over the slow network.
 
-  A group with members that the fast network does not join is as slow as the
+  What has a part of the fast links counts as if all were as busy as those. A
+  group with members that the fast network does not join is as slow as the
   slow one, however small it is.
   """
   fast = slow = 0.0
@@ -119,7 +120,7 @@ def split(
     if c.far or (c.group or target.devices) > target.fast:
       slow += c.sent
     else:
-      fast += c.sent
+      fast += c.sent / c.links
   return fast, slow
 
 
@@ -198,7 +199,7 @@ def by_formula(
   dense = flops.training(*padded).dense
   dense += (passes - 2) * flops.forward(*padded).dense
   rows = data.rows / target.total
-  visited = rows * workload.visited
+  visited = rows * workload.visited * repeated(config, mesh)
   work = flops.Flops(
     rows * dense, flops.kernel_attention(model, visited, train=True)
   )
@@ -212,7 +213,7 @@ def by_formula(
     "tensor": 2 * sums,
     "data": 2 * 4 * parameters / mesh["fsdp"],
   }
-  fast = slow = 0.0
+  fast, slow, joined = 0.0, 0.0, network.in_order(target)
   # devices that the axes up to this one join, innermost first
   reach = mesh["sequence"]
   for axis in ("tensor", "fsdp", "data"):
@@ -221,7 +222,8 @@ def by_formula(
     if reach > target.fast:
       slow += size
     else:
-      fast += size
+      groups = network.along(mesh, axis, target.devices)
+      fast += size / joined.links(groups)
   traffic = moved(config, parameters, target)
   return roofline(target.chip, work, traffic, fast, slow), work
 
@@ -251,6 +253,11 @@ def moved(config: Config, parameters: float, target: Target) -> float:
     + weights * parameters * config.train.microbatches
     + STATE * parameters / mesh["fsdp"]
   )
+
+
+def repeated(config: Config, mesh: dict[str, int]) -> int:
+  """Devices that compute the same attention, since heads do not split."""
+  return mesh["tensor"] if config.model.heads % mesh["tensor"] else 1
 
 
 def mesh_of(config: Config, target: Target) -> dict[str, int]:

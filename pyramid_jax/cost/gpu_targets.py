@@ -9,13 +9,14 @@ from typing import Any
 from jax.experimental import topologies
 
 from pyramid_jax.config import ConfigError
+from pyramid_jax.cost.chips import GPU_80GB
 
-COMMON = """gpu_device_info {
+COMMON = f"""gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32
   shared_memory_per_block: 49152 threads_per_core_limit: 2048
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
   block_dim_limit_z: 65535 registers_per_core_limit: 65536
-  registers_per_block_limit: 65536 device_memory_size: 84929347584
+  registers_per_block_limit: 65536 device_memory_size: {GPU_80GB}
 """
 RUNTIME = """platform_name: "CUDA"
 dnn_version_info { major: 9 minor: 12 }
@@ -50,7 +51,10 @@ def devices(name: str, count: int) -> list[Any]:
   """
   node = min(count, NODE)
   if count % node:
-    raise ConfigError(f"{count} GPUs are no whole machines of {NODE}.")
+    raise ConfigError(
+      f"{count} GPUs are no whole machines of {NODE}; nearest: "
+      f"{-(-count // NODE) * NODE}."
+    )
   try:
     return topologies.get_topology_desc(
       platform="cuda",

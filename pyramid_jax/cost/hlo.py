@@ -8,10 +8,12 @@ import collections
 import functools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+
+from pyramid_jax.cost.network import Network
 
 COLLECTIVES = (
   "all-gather",
@@ -21,7 +23,8 @@ COLLECTIVES = (
   "collective-permute",
 )
 # of which the first half is a tuple of what goes in and what comes out
-ASYNC = ("all-gather", "reduce-scatter", "collective-permute")
+ASYNC = ("all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+STARTS = {f"{kind}-start" for kind in ASYNC}
 # what reads and writes no memory by itself
 FREE = {
   "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while",
@@ -73,6 +76,7 @@ class Collective(NamedTuple):
       reduce-scatter takes.
     sent: bytes that a device sends, as a ring does it.
     far: whether a group has members in several islands.
+    links: share of a device's fast links that serves it.
   """
 
   kind: str
@@ -81,6 +85,7 @@ class Collective(NamedTuple):
   size: float
   sent: float
   far: bool = False
+  links: float = 1.0
 
 
 def bytes_of(shape: str, vector_memory: bool = True) -> float:
@@ -151,25 +156,28 @@ class Module:
     ]
     return max(bounds, default=1)
 
-  def collectives(self, island: float = math.inf) -> list[Collective]:
+  def collectives(self, network: Network = Network()) -> list[Collective]:  # noqa: B008  immutable
     """What the devices exchange in a step, by kind and group.
 
-    `island`: devices with neighbouring numbers that the fast network joins.
+    `network`: of the devices; by default all are joined alike.
     """
+    ways = functools.cache(
+      lambda found: (network.is_far(found), network.links(found))
+    )
     total = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
     for name, times in self.runs():
       for line in self.computations.get(name, ()):
         for kind, size, found in self._exchanges(line):
           group = max(map(len, found), default=0)
-          entry = total[kind, group, is_far(found, island)]
+          entry = total[kind, group, *ways(tuple(map(tuple, found)))]
           whole = not group or kind == "collective-permute"
           share = 1.0 if whole else (group - 1) / group
           entry[0] += times
           entry[1] += times * size
           entry[2] += times * size * share * (2 if kind == "all-reduce" else 1)
     return [
-      Collective(kind, group, *sums, far)
-      for (kind, group, far), sums in sorted(total.items())
+      Collective(kind, group, *sums, far, links)
+      for (kind, group, far, links), sums in sorted(total.items())
     ]
 
   def _exchanges(
@@ -212,6 +220,8 @@ class Module:
         return sum(size(s) for s in _parts(line.shape)[:2])
       if line.kind in ("dynamic-slice", "slice", "gather"):
         return 2 * size(line.shape)
+      if line.kind in STARTS:  # (what goes in, what comes out)
+        return size(line.shape)
       operands = [shapes.get(x, "") for x in line.operands]
       if line.kind == "dynamic-update-slice":
         return 2 * size(operands[1])
@@ -324,11 +334,6 @@ def _members(shape: str) -> list[str]:
     depth += (c in "([{") - (c in ")]}")
     members[-1] += c
   return members
-
-
-def is_far(found: Sequence[Sequence[int]], island: float) -> bool:
-  """Whether a group has members in several islands of so many devices."""
-  return any(len({device // island for device in group}) > 1 for group in found)
 
 
 _IOTA = r"\[([\d,]+)\](?:T\(([\d,]+)\))?"

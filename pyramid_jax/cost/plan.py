@@ -82,7 +82,27 @@ def make(
   make_jobs = jobs.sampler if generate else jobs.training
   for job in make_jobs(local, mesh):
     compiled = compile_job(job, mesh, target, limit, quick=quick)
-    yield _plan(config, target, whole, workload, job, compiled, generate)
+    if generate:
+      pairs = _sampled_pairs(config, job, target) if target.chip else 0.0
+      yield _plan(config, target, whole, None, compiled, pairs, sampler=True)
+    else:
+      yield of_training(config, target, compiled, workload)
+
+
+def of_training(
+  config: Config,
+  target: Target,
+  compiled: Compiled,
+  workload: Workload | None = None,
+) -> Plan:
+  """What a compiled training step comes to.
+
+  `workload`: of a transformer.
+  """
+  mesh, pairs = estimate.mesh_of(config, target), 0.0
+  if workload is not None:
+    pairs = config.latents.rows * workload.visited / target.total
+  return _plan(config, target, mesh, workload, compiled, pairs)
 
 
 def suited(config: Config, target: Target) -> Config:
@@ -146,24 +166,29 @@ def one_slice(config: Config, slices: int) -> Config:
   return dataclasses.replace(config, videos=videos)
 
 
-def _plan(config, target, mesh, workload, job, compiled, generate) -> Plan:
-  visited = 0.0
-  if workload is not None:
-    visited = config.latents.rows * workload.visited / target.total
-  elif generate and target.chip:
-    visited = _sampled_pairs(config, job, target)
-  work = estimate.executed(compiled, config, visited, train=not generate)
+def _plan(
+  config: Config,
+  target: Target,
+  mesh: dict[str, int],
+  workload: Workload | None,
+  compiled: Compiled,
+  pairs: float,
+  *,
+  sampler: bool = False,
+) -> Plan:
+  visited = pairs * estimate.repeated(config, mesh)
+  work = estimate.executed(compiled, config, visited, train=not sampler)
   guess = run = None
   if target.chip and compiled.fits:
     fast, slow = estimate.split(compiled.collectives, target)
-    if target.slices > 1 and not generate:
+    if target.slices > 1 and not sampler:
       gradients = compiled.parts["parameters"]
       slow += estimate.between_slices(gradients, target.slices)
     guess = estimate.roofline(target.chip, work, compiled.traffic, fast, slow)
     if workload is not None:
       run = estimate.run(guess, work, config, workload, target)
   return Plan(
-    config, target, mesh, compiled, workload, guess, run, work, generate
+    config, target, mesh, compiled, workload, guess, run, work, sampler
   )
 
 

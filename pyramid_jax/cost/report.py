@@ -26,12 +26,18 @@ def lines(plan: Plan) -> Lines:
   """(label, text) of everything that is known of a plan."""
   compiled = plan.compiled
   mesh = ", ".join(f"{axis} {n}" for axis, n in plan.mesh.items())
+  model = plan.config.model
+  if plan.config.kind == "dit" and model.heads % plan.mesh.get("tensor", 1):
+    mesh += (
+      f"; attention whole on tensor: it does not split {model.heads} heads"
+    )
   out = [("program", compiled.name), ("machine", str(plan.target)),
          ("mesh", mesh)]  # fmt: skip
   if plan.target.slices > 1:
     out.append(("slices", _slices(plan)))
   out += _rows(plan) + _memory(plan) + _operations(plan) + _network(plan)
-  out.append(("compiled in", f"{compiled.seconds:.0f} s"))
+  without = f", without {compiled.without}" if compiled.without else ""
+  out.append(("compiled in", f"{compiled.seconds:.0f} s{without}"))
   if plan.estimate is not None:
     out += _time(plan)
   if plan.run is not None:

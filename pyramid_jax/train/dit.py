@@ -121,7 +121,8 @@ def make_program(config: Config) -> Program:
   if rows % train.microbatches:
     raise ConfigError(
       f"config.latents.rows {rows} is not a multiple of "
-      f"config.train.microbatches {train.microbatches}."
+      f"config.train.microbatches {train.microbatches}; nearest: "
+      f"{-(-rows // train.microbatches) * train.microbatches} rows."
     )
   schedule = schedule_of(config.flow)
   model = make_dit(config.model)

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 
 from pyramid_jax import sharding
 from pyramid_jax.checkpoint import (
+  CheckpointError,
   Checkpoints,
   load_trained,
   placed,
@@ -294,7 +295,12 @@ def _given(config: Config, mesh, task: Task):
     require_same(saved, config, pathlib.Path(config.train.init), [group])
     return task.program.model
 
-  given = load_trained(config.train.init, config.kind, make, mesh).params
+  try:
+    given = load_trained(config.train.init, config.kind, make, mesh).params
+  except CheckpointError as error:
+    raise CheckpointError(
+      f"--config.train.init, the weights to start from: {error}"
+    ) from error
   log.info("starting from the weights of %s.", config.train.init)
   return jax.tree.map(lambda x: x.astype(np.float32), given)
 

@@ -194,7 +194,8 @@ def check_phases(config: Config):
         name = "batch" if shape == phase else "batch of images"
         raise ConfigError(
           f"a phase's {name} {shape.batch} is not a multiple of "
-          f"config.train.microbatches {train.microbatches}."
+          f"config.train.microbatches {train.microbatches}; nearest: "
+          f"{-(-shape.batch // train.microbatches) * train.microbatches}."
         )
 
 

@@ -7,9 +7,11 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -384,3 +386,31 @@ def test_the_local_script_asks_for_a_number_of_processes(arguments):
   )
   assert result.returncode == 2
   assert "is no number of processes; give it first" in result.stderr
+
+
+def end_at_once(folder):
+  """A process whose copies of what it prints are slow."""
+  from pyramid_jax.cli import app, processes
+
+  def main():
+    processes.start()
+    copies = list(processes._copies)
+    send = lambda number: [copy.send_signal(number) for copy in copies]
+    send(signal.SIGSTOP)
+    threading.Timer(0.5, send, [signal.SIGCONT]).start()
+    print("printed")
+    print("the reason", file=sys.stderr)
+    app._end_now(2)
+
+  sys.argv = ["pyramid-train", f"--logs={folder}/logs"]
+  app.run(main)
+
+
+def test_a_log_has_the_last_line_of_a_process_that_ends_at_once(tmp_path):
+  """The end of a container's first process is that of all others in it."""
+  process = SERVER.Process(target=end_at_once, args=(tmp_path,))
+  process.start()
+  process.join(60)
+  log = (tmp_path / "logs" / "process_00000.log").read_text()
+  assert process.exitcode == 2
+  assert "printed" in log and "the reason" in log

@@ -81,8 +81,13 @@ def test_a_topology_that_is_none_is_told(topology, platform, message):
 def test_of_a_gpus_memory_a_share_is_planned_for():
   memory = lambda topology: chips.target(topology).memory
   assert memory("v5p:2x2x2") == chips.CHIPS["v5p"].hbm
-  assert memory("h100:8") == 0.92 * 80e9
+  assert memory("h100:8") == pytest.approx(0.92 * 79.1 * 2**30, rel=1e-4)
   assert memory("cpu:8") == math.inf
+
+
+def test_gpus_come_in_machines_of_eight():
+  with pytest.raises(ConfigError, match="12 GPUs .*of 8; nearest: 16"):
+    gpu_targets.devices("h100", 12)
 
 
 def test_every_gpu_is_described_to_the_compiler():

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pyramid_jax.cost import arrays, chips, estimate, hlo
 from pyramid_jax.cost.compile import exhausted
+from pyramid_jax.cost.network import Network
 
 
 def compiled(f, *args):
@@ -31,7 +32,7 @@ def test_collectives_in_a_loop_count_as_often_as_it_runs(mesh):
   )
   (found,) = compiled(f, jnp.ones((4, 256))).collectives()
   size = 6 * 256 * 4
-  assert found == ("all-reduce", 4, 6.0, size, 2 * size * 3 / 4, False)
+  assert found == ("all-reduce", 4, 6.0, size, 2 * size * 3 / 4, False, 1.0)
 
 
 def test_gathering_what_is_split_is_an_all_gather(mesh):
@@ -40,7 +41,7 @@ def test_gathering_what_is_split_is_an_all_gather(mesh):
   f = lambda x: jax.lax.with_sharding_constraint(2 * x, place())
   (found,) = compiled(f, x).collectives()
   size = 8 * 128 * 4
-  assert found == ("all-gather", 4, 1.0, size, size * 3 / 4, False)
+  assert found == ("all-gather", 4, 1.0, size, size * 3 / 4, False, 1.0)
 
 
 def test_traffic_counts_a_loops_body_as_often_as_it_runs():
@@ -135,7 +136,7 @@ def test_a_small_group_may_have_members_in_several_islands(text, far):
     f"  %x = f32[16]{{0}} all-reduce(%a), replica_groups={text}, to_apply=%s\n"
     "}\n"
   )
-  (found,) = module.collectives(island=4)
+  (found,) = module.collectives(Network(4))
   assert found.far == far and found.group == len(hlo.groups(
     f"replica_groups={text}"
   )[0])  # fmt: skip
@@ -156,8 +157,8 @@ def test_a_permutation_sends_all_and_far_if_a_pair_lies_apart(pairs, far):
     f"source_target_pairs={pairs}\n"
     "}\n"
   )
-  (found,) = module.collectives(island=4)
-  assert found == ("collective-permute", 2, 1.0, 64.0, 64.0, far)
+  (found,) = module.collectives(Network(4))
+  assert found == ("collective-permute", 2, 1.0, 64.0, 64.0, far, 1.0)
   target = chips.target("h100:16")
   assert estimate.split([found], target) == ((0, 64.0) if far else (64.0, 0))
 
@@ -168,7 +169,7 @@ def test_devices_are_numbered_as_they_lie_in_the_mesh(mesh):
   f = jax.shard_map(
     body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
   )
-  found = compiled(f, jnp.ones((8, 4))).collectives(island=4)
+  found = compiled(f, jnp.ones((8, 4))).collectives(Network(4))
   assert [(c.group, c.far) for c in found] == [(2, True), (4, False)]
 
 
@@ -187,7 +188,7 @@ def test_tpu_layouts_and_reduced_scatters_are_read():
     "}\n"
   )
   (found,) = module.collectives()
-  assert found == ("reduce-scatter", 4, 1.0, 128.0, 96.0, False)
+  assert found == ("reduce-scatter", 4, 1.0, 128.0, 96.0, False, 1.0)
   assert module.traffic() == 128.0  # the result stays on the chip
 
 
@@ -210,6 +211,11 @@ def test_tpu_layouts_and_reduced_scatters_are_read():
       "(f32[2]{0}, f32[16]{0}, u32[]{:S(2)}) all-gather-start(%a)",
       "all-gather",
       16 * 4,
+    ),
+    (
+      "((f32[64,128]{1,0}), f32[64,128]{1,0}) all-to-all-start(%a)",
+      "all-to-all",
+      64 * 128 * 4,
     ),
     ("(f32[16]{0}, f32[8]{0}) all-reduce-start(%a, %b)", "all-reduce", 96),
     ("f32[2]{0} reduce-scatter(%a)", "reduce-scatter", 16 * 4),

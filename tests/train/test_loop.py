@@ -162,6 +162,14 @@ def poison(step):
   return before
 
 
+def test_weights_to_start_from_that_are_not_there_are_told(store, tmp_path):
+  config = small_run.config(store, 1, train__init="runs/before")
+  with pytest.raises(
+    CheckpointError, match=r"--config\.train\.init.*: runs/before has no check"
+  ):
+    train(config, tmp_path)
+
+
 def test_a_non_finite_loss_stops_the_run_and_names_the_rows(store, tmp_path):
   config = small_run.config(store, STEPS)
   with pytest.raises(
