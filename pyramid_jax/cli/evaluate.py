@@ -48,7 +48,7 @@ def main():
   needs = "shapes" if limit or F.truth else "workdir"
   app.require("out", *([] if F.clips else [needs]))
   if not F.workdir:
-    sampler_flags.refuse("prompts", "seed")
+    sampler_flags.refuse("prompts", "seed", *(["n"] if F.clips else []))
   from pyramid_jax.evals import shapes_run
   from pyramid_jax.evals.shapes_score import Seen
   from pyramid_jax.generate import export

@@ -11,6 +11,8 @@ Exit code 1 if clips are missing or wrong, if they are a part of the benchmark
 (--part accepts that), or if scores are partial.
 """
 
+import os
+
 from absl import flags
 
 from pyramid_jax.cli import app, processes
@@ -50,6 +52,18 @@ def frechet(real: str, fake: str):
   return scoring.of_distance(found)
 
 
+def _check_out(folders: list[str]):
+  """Refuses to write over what tells how a folder's clips were made."""
+  from pyramid_jax.generate import benchmark
+
+  for folder in folders:
+    if F.out and os.path.abspath(F.out) == str(benchmark.manifest_path(folder)):
+      raise ConfigError(
+        f"--out={F.out} is where pyramid-generate --benchmark says what it "
+        f"makes in {folder}; name another file."
+      )
+
+
 def main(arguments: list[str]) -> int:
   """Runs what the first argument names."""
   mode, *paths = arguments or [""]
@@ -62,6 +76,7 @@ def main(arguments: list[str]) -> int:
       f"pyramid-score {mode} takes {' '.join(MODES[mode])}; {len(paths)} were "
       "given."
     )
+  _check_out(paths)
   if mode == "frechet":
     found = frechet(*paths)
   else:

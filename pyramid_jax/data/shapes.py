@@ -137,7 +137,8 @@ def parse_caption(text: str) -> dict[str, Any]:
     item.fullmatch(part)
     for part in (re.split(" while | and ", scene[1]) if scene else [])
   ]
-  if not found or not all(found):
+  # all of them move, or it is a picture, in which none does
+  if not found or not all(found) or len({not x["speed"] for x in found}) > 1:
     raise ConfigError(
       f"{text!r} is no caption of the embedded dataset, such as "
       "'a small red square moves slowly left on a black background'."

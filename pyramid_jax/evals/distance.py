@@ -10,7 +10,7 @@ from pyramid_jax import sharding
 from pyramid_jax.config import ConfigError, MeshConfig
 from pyramid_jax.convert.inception import load_inception
 from pyramid_jax.data.files import Item
-from pyramid_jax.evals import features, frechet
+from pyramid_jax.evals import features, frechet, results
 from pyramid_jax.generate.trained_vae import TrainedVAE
 
 Path = str | os.PathLike
@@ -53,9 +53,11 @@ def of_images(
     batch: images at once.
 
   Raises:
-    ConfigError: no images, or one that cannot be read.
+    ConfigError: no images, one that cannot be read, or a benchmark's folder
+      that lacks some.
     NameTableError: other weights.
   """
+  results.require_whole(fake)
   folders = [features.list_items(f, "image") for f in (real, fake)]
   params, mesh = load_inception(weights), _local_mesh()
   return _distance(
@@ -78,9 +80,10 @@ def of_clips(real: Path, fake: Path, vae: Path, batch: int = 8) -> Distance:
     batch: clips at once.
 
   Raises:
-    ConfigError: no clips, or one that cannot be read, is too short, or is made
-      otherwise than the rest.
+    ConfigError: no clips, one that cannot be read, is too short, or is made
+      otherwise than the rest, or a benchmark's folder that lacks some.
   """
+  results.require_whole(fake)
   generated = features.list_items(fake)
   folders = [features.list_items(real, generated[0].kind), generated]
   like = features.read(generated[0], features.format_of)

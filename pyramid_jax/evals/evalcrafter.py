@@ -52,7 +52,7 @@ def scores(metrics: Mapping[str, float]) -> dict[str, float]:
       fraction.
 
   Raises:
-    ConfigError: a metric is missing or unknown.
+    ConfigError: a metric is missing or unknown, or they are fractions.
   """
   missing = [name for name in METRICS if name not in metrics]
   unknown = [name for name in metrics if name not in METRICS]
@@ -65,6 +65,14 @@ def scores(metrics: Mapping[str, float]) -> dict[str, float]:
         if names
       )
       + "."
+    )
+
+  # of any clips near 100; without a percent it would lead far below 0
+  if metrics["clip_temp_score"] <= 1:
+    raise ConfigError(
+      f"clip_temp_score is {metrics['clip_temp_score']:g}, a fraction; give "
+      "metrics as EvalCrafter prints them, in percent but for "
+      f"{', '.join(FRACTIONS)}."
     )
 
   def fraction(name: str) -> float:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from pyramid_jax.config import ConfigError
@@ -58,7 +59,10 @@ def _fractions(path: pathlib.Path, content: dict[str, Any]) -> dict[str, float]:
   values = {}
   for key, value in content.items():
     value = value[0] if isinstance(value, list) and value else value
-    values[vbench.check_dimension(key)] = _number(path, key, value)
+    name = vbench.check_dimension(key)
+    if name in values:
+      raise ConfigError(f"{path} has {name} twice; keep one of them.")
+    values[name] = _number(path, key, value)
   if max(values.values(), default=0) <= 1:
     return values
   if low := [f"{k} {v:g}" for k, v in values.items() if 0 < v <= 1]:
@@ -110,25 +114,65 @@ def _flickering_items(folder: Path) -> list[Item]:
   items = features.list_items(folder, "video")
   if not benchmark.manifest_path(folder).exists():
     return items
-  made, beside = benchmark.read_manifest(folder), _beside(folder)
+  made = benchmark.read_manifest(folder)
   samples = collections.Counter(clip["prompt"] for clip in made["clips"])
-  wanted = {
-    beside / clip["file"]
+  wanted = [
+    clip["file"]
     for clip in made["clips"]
     if samples[clip["prompt"]] == benchmark.STATIC_SAMPLES
-  }
-  place = lambda item: pathlib.Path(os.path.abspath(item.path))
-  if kept := [item for item in items if place(item) in wanted]:
-    return kept
-  raise ConfigError(
-    f"{folder} has no clip of a prompt with {benchmark.STATIC_SAMPLES} samples "
-    f"in {benchmark.manifest_path(folder)}; those of temporal flickering have."
-  )
+  ]
+  if not wanted:
+    raise ConfigError(
+      f"{benchmark.manifest_path(folder)} has no prompt with "
+      f"{benchmark.STATIC_SAMPLES} samples; those of temporal flickering have."
+    )
+  found = _places(folder, wanted)
+  _require(folder, found)
+  return [item for item in items if _absolute(item.path) in found.values()]
 
 
-def _beside(folder: Path) -> pathlib.Path:
-  """What the names of a manifest are relative to."""
-  return benchmark.manifest_path(folder).parent
+def require_whole(folder: Path) -> None:
+  """Refuses a folder that lacks clips that the manifest beside it lists.
+
+  Raises:
+    ConfigError: how many there are, and what makes the others.
+  """
+  if benchmark.manifest_path(folder).exists():
+    clips = benchmark.read_manifest(folder)["clips"]
+    _require(folder, _places(folder, [clip["file"] for clip in clips]))
+
+
+def _require(folder: Path, found: dict[str, pathlib.Path | None]) -> None:
+  missing = [file for file, path in found.items() if path is None]
+  if missing:
+    raise ConfigError(
+      f"{len(found) - len(missing)} of {len(found)} clips that "
+      f"{benchmark.manifest_path(folder)} lists are there; run the same "
+      f"pyramid-generate again, which makes the others, such as {missing[0]}."
+    )
+
+
+def _places(
+  folder: Path, files: Sequence[str]
+) -> dict[str, pathlib.Path | None]:
+  """Where each clip of a manifest is, None of those that are not there.
+
+  One whose name the disk could not tell from another's was made in a folder of
+  its own, OUT-2, from where it is moved to OUT on a disk that can.
+  """
+  out, beside = _absolute(folder), benchmark.manifest_path(folder).parent
+  # as it is listed: that disk would also find the other one by this name
+  moved = set(os.listdir(out)) if out.is_dir() else set()
+  found: dict[str, pathlib.Path | None] = {}
+  for file in files:
+    made = beside / file
+    there = out / made.name if made.name in moved else None
+    found[file] = made if made.is_file() else there
+  return found
+
+
+def _absolute(path: Path) -> pathlib.Path:
+  return pathlib.Path(os.path.abspath(path))
 
 
 def read_evalcrafter(path: Path) -> dict[str, float]:
@@ -174,7 +218,7 @@ def _read_json(path: pathlib.Path) -> Any:
     return json.loads(path.read_text())
   except FileNotFoundError:
     raise ConfigError(f"{path} does not exist.") from None
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ConfigError(
       f"{path} is not whole JSON ({error}); let it be written again."
     ) from error
@@ -191,6 +235,8 @@ class Check:
     missing: names of those that are not there.
     wrong: (name, why) of those that are damaged or otherwise made.
     foreign: files in its folders that it does not list.
+    apart: names of those that lie in another folder than the rest.
+    frames: of a clip.
   """
 
   benchmark: str
@@ -199,19 +245,30 @@ class Check:
   missing: list[str]
   wrong: list[tuple[str, str]]
   foreign: list[str]
+  apart: list[str]
+  frames: int
 
   def __str__(self) -> str:
     there = self.clips - len(self.missing) - len(self.wrong)
     kind = benchmark.BENCHMARKS[self.benchmark]
+    length = (
+      f", of {self.frames} frames where published ones have {kind.frames}"
+    )
     part = (
       f"a part: {self.prompts:,} of {kind.prompts:,} prompts, {self.clips:,} "
-      f"of {kind.clips:,} clips; --part says that it is meant"
+      f"of {kind.clips:,} clips{length if self.frames != kind.frames else ''}; "
+      "--part says that it is meant"
     )
     return "\n".join(
       [
         *(f"missing  {name}" for name in self.missing),
         *(f"wrong    {name}: {why}" for name, why in self.wrong),
         *(f"foreign  {name}" for name in self.foreign),
+        *(
+          f"apart    {name}: one folder is read; move it there, on a disk that "
+          "tells names apart that differ in case"
+          for name in self.apart
+        ),
         f"{there} of {self.clips} clips",
         f"{self.benchmark}: {'the full set' if self.full else part}",
       ]
@@ -219,14 +276,15 @@ class Check:
 
   @property
   def full(self) -> bool:
-    """Whether as many are listed as the benchmark has."""
+    """Whether as many are listed as the benchmark has, and as long."""
     kind = benchmark.BENCHMARKS[self.benchmark]
-    return (self.prompts, self.clips) == (kind.prompts, kind.clips)
+    wanted = (kind.prompts, kind.clips, kind.frames)
+    return (self.prompts, self.clips, self.frames) == wanted
 
   @property
   def complete(self) -> bool:
-    """Whether all that are listed are there, and nothing else."""
-    return not (self.missing or self.wrong or self.foreign)
+    """Whether all that are listed are there, in one folder without others."""
+    return not (self.missing or self.wrong or self.foreign or self.apart)
 
 
 def check_clips(folder: Path) -> Check:
@@ -235,25 +293,28 @@ def check_clips(folder: Path) -> Check:
   Raises:
     ConfigError: its manifest is missing or not whole.
   """
-  made, beside = benchmark.read_manifest(folder), _beside(folder)
+  made = benchmark.read_manifest(folder)
   files = [clip["file"] for clip in made["clips"]]
   name, prompts = made["benchmark"], [clip["prompt"] for clip in made["clips"]]
-  missing = [name for name in files if not (beside / name).is_file()]
+  out, places = _absolute(folder), _places(folder, files)
+  missing = [file for file, path in places.items() if path is None]
+  there = {file: path for file, path in places.items() if path is not None}
   wanted = tuple(made[k] for k in ("fps", "frames", "height", "width"))
   wrong = []
-  for file in set(files) - set(missing):
+  for file, path in there.items():
     try:
-      found = features.format_of(beside / file)
+      found = features.format_of(path)
     except BadVideo as error:
       wrong.append((file, f"damaged: {error}"))
       continue
     if dataclasses.astuple(found) != wanted:
       wrong.append((file, f"{found}, not {type(found)(*wanted)}"))
-  known = {beside / file for file in files}
-  folders = {file.parent for file in known}
-  there = (file for d in folders if d.is_dir() for file in d.iterdir())
-  foreign = sorted(str(file) for file in there if file not in known)
+  known = set(there.values())
+  folders = {out, *(path.parent for path in known)}
+  beside = (file for d in folders if d.is_dir() for file in d.iterdir())
+  foreign = sorted(str(file) for file in beside if file not in known)
+  apart = [file for file, path in there.items() if path.parent != out]
   return Check(
     name, benchmark.count_prompts(name, prompts), len(files), missing,
-    sorted(wrong), foreign,
+    sorted(wrong), foreign, apart, made["frames"],
   )  # fmt: skip

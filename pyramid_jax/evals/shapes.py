@@ -194,6 +194,8 @@ def outline_of(frame_HW3, ink_3, background_3, mask_HW, others_HW) -> Outline:
   cover = regions.cover_of(frame_HW3[box], ink_3, background_3)
   near = ndimage.binary_dilation(others_HW[box], iterations=max(1, side // 32))
   cover = np.where(near & ~mask_HW[box], 0, np.clip(cover, -0.5, 1.3))
+  if cover.sum() <= 0:  # of no colour that stands out: its mask is all there is
+    cover = mask_HW[box].astype(float)
   area = max(cover.sum(), 0.5 * mask_HW.sum())
   cy, cx = ((np.indices(cover.shape) + 0.5) * cover).sum((1, 2)) / cover.sum()
   scale = math.sqrt(area)

@@ -157,6 +157,8 @@ def _region(frame, mask_HW, background_3) -> Region:
   pixels, mask = frame[mask_HW], np.zeros_like(mask_HW)
   ink = ink_of(pixels, background_3)
   mask[mask_HW] = cover_of(pixels, ink, background_3) >= 0.5
+  if not mask.any():  # a mixture, in the middle as the background is
+    mask = mask_HW
   y, x = np.nonzero(mask)
   height, width = mask.shape
   cut = min(x.min(), y.min()) == 0

@@ -14,7 +14,7 @@ from pyramid_jax.config import ConfigError, GenerateConfig
 from pyramid_jax.data import shapes, video
 from pyramid_jax.data.shapes_store import Stored
 from pyramid_jax.evals import shapes_report
-from pyramid_jax.evals.shapes_score import Seen, score
+from pyramid_jax.evals.shapes_score import Seen, check_length, score
 from pyramid_jax.generate import clips, export
 from pyramid_jax.generate.clips import Request
 from pyramid_jax.generate.pipeline import Pipeline
@@ -148,12 +148,18 @@ def generate_missing(
   With `given`, a clip goes on from as many frames of the true one.
 
   Raises:
-    ConfigError: frames to go on from that are not there or of another size.
+    ConfigError: frames to go on from that are not there or of another size, or
+      clips that could not be read.
   """
   paths = [folder / f"{i:05d}.mp4" for i in range(len(questions))]
   options = pipeline.options(**changes)
   if given:
     _check_given(questions, given, options)
+  # what could not be read is not made
+  for question in questions:
+    check_length(question.prompt, options.frames, given)
+  if options.frames > 1:
+    _check_rate("the model", options.fps)
   requests = [
     Request(q.prompt, path, q.truth[:given] if given else None, number=i)
     for i, (q, path) in enumerate(zip(questions, paths, strict=True))
@@ -265,15 +271,19 @@ def score_files(
 
 def _check_pace(path: pathlib.Path, frames: int, trained: int | None):
   """Refuses a clip in which the speeds of captions do not hold."""
-  if (fps := video.read_format(path).fps) != shapes.FPS:
-    raise ConfigError(
-      f"{path} has {fps:g} frames a second; captions name speeds at "
-      f"{shapes.FPS}: make it again at that rate."
-    )
+  _check_rate(path, video.read_format(path).fps)
   if trained and frames < trained:
     raise ConfigError(
       f"{path} has {frames} frames, fewer than the {trained} that captions of "
       f"this dataset speak of; make it again with --frames={trained}."
+    )
+
+
+def _check_rate(what: pathlib.Path | str, fps: float):
+  if fps != shapes.FPS:
+    raise ConfigError(
+      f"{what} has {fps:g} frames a second; captions name speeds at "
+      f"{shapes.FPS}: make it again at that rate."
     )
 
 

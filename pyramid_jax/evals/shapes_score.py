@@ -122,6 +122,22 @@ def leaves_after(
   return float((free[moves] / np.abs(velocity[moves])).min())
 
 
+def check_length(caption: str, frames: int, given: int = 0) -> dict[str, Any]:
+  """What a caption says, if a clip of so many frames can show it.
+
+  Raises:
+    ConfigError: no caption of the dataset, or one of motion for too few frames.
+  """
+  asked = shapes.parse_caption(caption)
+  needs = 3 if "speed" in asked["objects"][0] else 1
+  if frames - given < needs:
+    raise ConfigError(
+      f"{caption!r} cannot be read from {frames - given} frames after the "
+      f"{given} given ones; motion needs 3."
+    )
+  return asked
+
+
 def score(
   caption: str, clip_THW3: np.ndarray, trained: int, given: int = 0
 ) -> dict[str, Any]:
@@ -138,14 +154,8 @@ def score(
   Raises:
     ConfigError: no caption of the dataset, or one of motion for a single frame.
   """
-  asked = shapes.parse_caption(caption)
-  made = clip_THW3[given:]
+  asked, made = check_length(caption, len(clip_THW3), given), clip_THW3[given:]
   moves = "speed" in asked["objects"][0]
-  if len(made) < (3 if moves else 1):
-    raise ConfigError(
-      f"{caption!r} cannot be read from {len(made)} frames after the {given} "
-      "given ones; motion needs 3."
-    )
   parts = [made[i : i + trained] for i in range(0, len(made), trained)]
   parts = [part for part in parts if len(part) >= max(3, trained // 2)] or [
     made

@@ -121,7 +121,8 @@ def _read_text(path: str | os.PathLike) -> str:
   if not pathlib.Path(path).is_file():
     raise ConfigError(f"--prompts: {path} is not a file.")
   try:
-    return pathlib.Path(path).read_text(encoding="utf-8")
+    # some editors begin a file with a mark, which no prompt has
+    return pathlib.Path(path).read_text(encoding="utf-8-sig")
   except UnicodeDecodeError as error:
     raise ConfigError(f"--prompts: {path} is not text ({error}).") from error
 
@@ -311,11 +312,25 @@ def read_manifest(out: str | os.PathLike) -> dict[str, Any]:
       f"{path} is missing, which pyramid-generate --benchmark writes beside "
       f"its folder {out}."
     ) from None
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise ConfigError(f"{path} is not whole ({error}).") from error
-  if not isinstance(made, dict) or not {"benchmark", "clips"} <= made.keys():
+  if not _is_manifest(made):
     raise ConfigError(
       f"{path} is not what pyramid-generate --benchmark writes beside its "
       f"folder {out}; keep it elsewhere."
     )
   return made
+
+
+def _is_manifest(made: Any) -> bool:
+  """Whether it has what is read of one."""
+  known = isinstance(made, dict) and made.get("benchmark") in BENCHMARKS
+  return (
+    known
+    and {"fps", "frames", "height", "width"} <= made.keys()
+    and isinstance(made.get("clips"), list)
+    and all(
+      isinstance(clip, dict) and {"file", "prompt"} <= clip.keys()
+      for clip in made["clips"]
+    )
+  )

@@ -84,11 +84,18 @@ def test_a_part_of_a_benchmark_is_enough_only_if_that_is_said(tmp_path):
   assert result.code == 1
   assert result.out.splitlines() == [
     "5 of 5 clips",
-    "vbench: a part: 1 of 944 prompts, 5 of 6,220 clips; --part says that it "
-    "is meant",
+    "vbench: a part: 1 of 944 prompts, 5 of 6,220 clips, of 3 frames where "
+    "published ones have 121; --part says that it is meant",
   ]
   assert json.loads((tmp_path / "kept.json").read_text())["full"] is False
   assert run("clips", tmp_path / "out", "part=true").code == 0
+  made_with = (tmp_path / "out.json").read_text()
+  for kind in ("clips", "flicker"):
+    refused(
+      r"--out=.*out\.json is where pyramid-generate --benchmark says what",
+      *score(kind, tmp_path / "out", f"out={tmp_path}/out.json"), files=True,
+    )  # fmt: skip
+  assert (tmp_path / "out.json").read_text() == made_with
   clips[3].path.unlink()
   assert run("clips", tmp_path / "out", "part=true").code == 1
 

@@ -47,3 +47,11 @@ def test_missing_and_unknown_metrics_are_told():
   less = {k: v for k, v in RAW.items() if k != "IS"}
   with pytest.raises(ConfigError, match="IS missing; VQA unknown"):
     evalcrafter.scores({**less, "VQA": 1.0})
+
+
+def test_fractions_in_place_of_percents_are_told():
+  fractions = {name: value / 100 for name, value in RAW.items()}
+  with pytest.raises(
+    ConfigError, match=r"clip_temp_score is 0\.99.*in percent"
+  ):
+    evalcrafter.scores(fractions)

@@ -1,6 +1,7 @@
 """Result files are read strictly; clips that are not whole are named."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -109,6 +110,12 @@ def test_metrics_that_are_no_finite_numbers_are_told(
   assert "\n" not in str(error.value)
 
 
+def test_a_dimension_by_two_names_in_a_file_is_told(tmp_path):
+  write(tmp_path / "r.json", {"Scene": 0.4, "scene": 0.5})
+  with pytest.raises(ConfigError, match=r"r\.json has scene twice"):
+    results.read_vbench(tmp_path / "r.json")
+
+
 def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(
   tmp_path, monkeypatch
 ):
@@ -121,7 +128,8 @@ def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(
   for clip in clips:
     export.write_clip(clip.path, frames, 24)
   whole = results.check_clips(out)
-  assert whole == results.Check("vbench", 1, 5, [], [], []) and whole.complete
+  assert whole == results.Check("vbench", 1, 5, [], [], [], [], 9)
+  assert whole.complete
   monkeypatch.chdir(out)
   assert results.check_clips(".") == whole
   clips[0].path.unlink()
@@ -145,27 +153,88 @@ def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(
   assert found.foreign == [str(out / "notes.txt")]
   with pytest.raises(ConfigError, match=r"none\.json is missing, which pyram"):
     results.check_clips(tmp_path / "none")
-  write(tmp_path / "other.json", {"scene": 0.4})
-  with pytest.raises(ConfigError, match=r"other\.json is not what pyramid-gen"):
+  for other in (
+    {"scene": 0.4},
+    {
+      "benchmark": "vbench",
+      "clips": 3,
+    },  # what pyramid-score clips --out writes
+    {"benchmark": "none", **sizes, "clips": []},
+    {"benchmark": "vbench", "clips": []},
+  ):
+    write(tmp_path / "other.json", other)
+    with pytest.raises(ConfigError, match=r"other\.json is not what pyramid-g"):
+      results.check_clips(tmp_path / "other")
+  (tmp_path / "other.json").write_text("[" * 100_000)
+  with pytest.raises(ConfigError, match=r"other\.json is not whole"):
     results.check_clips(tmp_path / "other")
+
+
+def test_clips_whose_names_a_disk_could_not_tell_apart_are_moved_together(
+  tmp_path, monkeypatch
+):
+  (tmp_path / "p.txt").write_text("a cat\nA cat\n")
+  monkeypatch.setattr(benchmark, "folds_case", lambda _: True)
+  out = tmp_path / "out"
+  clips = benchmark.make_clips("vbench", tmp_path / "p.txt", out)
+  sizes = dict(seed=0, fps=24.0, frames=9, height=16, width=32)
+  benchmark.keep_manifest(out, "vbench", clips, sizes)
+  for clip in clips:
+    export.write_clip(clip.path, np.zeros((9, 16, 32, 3), np.uint8), 24)
+  found = results.check_clips(out)
+  assert found.apart == [f"out-2/A cat-{i}.mp4" for i in range(5)]
+  assert not found.complete and "apart    out-2/A cat-0.mp4: one f" in str(
+    found
+  )
+  assert not (found.missing or found.wrong or found.foreign)
+  for file in (tmp_path / "out-2").iterdir():
+    file.rename(out / file.name)
+  found = results.check_clips(out)
+  assert found.complete and not found.apart
+  (out / "A cat-3.mp4").unlink()
+  assert results.check_clips(out).missing == ["out-2/A cat-3.mp4"]
+
+
+def test_a_benchmarks_folder_that_lacks_clips_is_not_measured(tmp_path):
+  (tmp_path / "temporal_flickering.txt").write_text("a\n")
+  out = tmp_path / "out"
+  clips = benchmark.make_clips(
+    "vbench", tmp_path / "temporal_flickering.txt", out
+  )
+  sizes = dict(seed=0, fps=24.0, frames=3, height=16, width=16)
+  benchmark.keep_manifest(out, "vbench", clips, sizes)
+  for clip in clips[:2]:
+    export.write_clip(clip.path, np.zeros((3, 16, 16, 3), np.uint8), 24)
+  message = r"2 of 25 clips that .*out\.json lists are there; .* out/a-2\.mp4"
+  with pytest.raises(ConfigError, match=message):
+    results.measure_flickering(out)
+  with pytest.raises(ConfigError, match=message):
+    results.require_whole(out)
+  results.require_whole(tmp_path / "unknown")  # of it nothing is listed
 
 
 @pytest.mark.parametrize(
   "found, last",
   [
-    (("vbench", 944, 6220), "vbench: the full set"),
-    (("evalcrafter", 700, 700), "evalcrafter: the full set"),
-    (("coco", 3000, 3000), "coco: the full set"),
+    (("vbench", 944, 6220, 121), "vbench: the full set"),
+    (("evalcrafter", 700, 700, 121), "evalcrafter: the full set"),
+    (("coco", 3000, 3000, 1), "coco: the full set"),
     (
-      ("vbench", 2, 10),
+      ("vbench", 2, 10, 121),
       "vbench: a part: 2 of 944 prompts, 10 of 6,220 clips; ",
     ),
     # no prompt of temporal flickering has its 25 samples
-    (("vbench", 944, 4720), "vbench: a part: 944 of 944 prompts, 4,720 of "),
+    (("vbench", 944, 4720, 121), "vbench: a part: 944 of 944 prompts, 4,720 "),
+    (
+      ("vbench", 944, 6220, 9),
+      "vbench: a part: 944 of 944 prompts, 6,220 of 6,220 clips, of 9 frames "
+      "where published ones have 121; ",
+    ),
   ],
 )
 def test_a_part_of_a_benchmark_is_told_from_the_full_set(found, last):
-  check = results.Check(*found, [], [], [])
+  *counts, frames = found
+  check = results.Check(*counts, [], [], [], [], frames)
   assert check.complete and str(check).splitlines()[-1].startswith(last)
   assert check.full == last.endswith("the full set")
 
@@ -198,19 +267,23 @@ def test_flickering_is_that_of_the_prompts_with_25_samples(
     tmp_path / "out.json",
     {
       "benchmark": "vbench",
+      **dict(fps=24.0, frames=3, height=16, width=16),
       "clips": [
         {"file": f"out/{c.path.name}", "prompt": c.prompt} for c in some
       ],
     },
   )
   manifest(clips)
+  for i in range(1, 25):
+    shutil.copy(out / "1-0.mp4", out / f"1-{i}.mp4")
   mean, each = measured()
-  assert [clip["video_path"] for clip in each] == [str(out / "1-0.mp4")]
+  names = {f"{out}/1-{i}.mp4" for i in range(25)}
+  assert {clip["video_path"] for clip in each} == names
   np.testing.assert_allclose(mean, 0.8, atol=0.01)
   monkeypatch.chdir(out)
-  assert len(results.measure_flickering(".")["temporal_flickering"][1]) == 1
+  assert len(results.measure_flickering(".")["temporal_flickering"][1]) == 25
   manifest(clips[:5])
-  with pytest.raises(ConfigError, match=r"no clip of a prompt with 25 samples"):
+  with pytest.raises(ConfigError, match=r"no prompt with 25 samples; those of"):
     measured()
 
 

@@ -46,11 +46,29 @@ def test_a_caption_of_a_still_image_says_nothing_of_motion():
 
 
 @pytest.mark.parametrize(
-  "text", ["a cat", "", "a small red squar on a gray background"]
+  "text",
+  [
+    "a cat",
+    "",
+    "a small red squar on a gray background",
+    "a small red square moves slowly left while a large blue circle on a black "
+    "background",
+    "a small red square and a large blue circle moves slowly left on a black "
+    "background",
+  ],
 )
 def test_another_sentence_is_no_caption(text):
   with pytest.raises(ConfigError, match="is no caption of the embedded"):
     shapes.parse_caption(text)
+
+
+def test_what_is_a_mixture_of_all_colors_is_no_known_object():
+  rng = np.random.default_rng(0)
+  clip = np.zeros((9, 64, 64, 3), np.uint8)
+  inks = 255 * np.eye(3, dtype=np.uint8)
+  clip[:, 20:42, 20:42] = inks[rng.integers(0, 3, (9, 22, 22))]
+  reading = oracle.read(clip)
+  assert [thing.color for thing in reading.things] == [None] * reading.count
 
 
 def test_size_and_place_are_measured_to_a_part_of_a_pixel():

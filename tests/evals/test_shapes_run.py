@@ -93,9 +93,11 @@ def test_only_missing_clips_are_generated(tmp_path, monkeypatch):
     (17, QUESTIONS, {"frames": 33}, r"given 17 is more than a clip has: 9"),
     (1, [Question("x")], {}, r"have no true clips to go on from"),
     (1, QUESTIONS, {"height": 32}, r"frames of 64 x 64, asked are 32 x 64"),
+    (0, QUESTIONS, {"frames": 1}, r"cannot be read from 1 frames after the 0"),
+    (0, QUESTIONS, {"fps": 8}, r"the model has 8 frames a second; captions"),
   ],
 )
-def test_frames_that_cannot_be_gone_on_from_are_told(
+def test_what_cannot_be_gone_on_from_or_read_is_told_before_it_is_made(
   tmp_path, given, questions, options, message
 ):
   settings = GenerateConfig(
@@ -221,6 +223,7 @@ def test_what_cannot_be_evaluated_is_one_line(
   for arguments, message in (
     ([out], r"--workdir \(Workdir of pyramid-train\) is missing"),
     ([out, "clips=none"], r"--clips=none holds no mp4 file"),
+    ([out, "clips=none", "n=1"], r"--n: nothing is generated without"),
     ([out, "clips=none", "workdir=x"], r"one of --workdir, --vae, --clips"),
     ([out, "truth", "vae=none"], r"one of --workdir, --vae, --clips"),
     ([out, "truth"], r"--shapes \(.*\) is missing"),

@@ -50,6 +50,9 @@ def test_text_files_have_a_prompt_a_line(tmp_path, name, samples):
   (tmp_path / name).write_text("a cat\n\n  a dog \na cat\n", encoding="utf-8")
   found = read_prompts(tmp_path / name)
   assert found == {"a cat": samples, "a dog": samples}
+  marked = (tmp_path / name).read_text()
+  (tmp_path / name).write_text(marked, encoding="utf-8-sig")
+  assert read_prompts(tmp_path / name) == found
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_a_folder_is_continued_with_the_same_prompts_and_settings(tmp_path):
   (tmp_path / "p.txt").write_text("a cat\n")
   out = tmp_path / "out"
   clips = make_clips("vbench", tmp_path / "p.txt", out)
-  settings = {"seed": 3, "frames": 121, "steps": (8, 8)}
+  settings = dict(seed=3, fps=24.0, frames=121, height=16, width=16)
   for _ in range(2):
     benchmark.keep_manifest(out, "vbench", clips, settings)
   kept = benchmark.read_manifest(out)
