@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pyramid_jax.config import Config
 from pyramid_jax.cost import estimate
 from pyramid_jax.cost.chips import CHIPS, GIB, GPU_SHARE, Chip
+from pyramid_jax.cost.hlo import Collective
 from pyramid_jax.cost.plan import Plan
 
 Lines = list[tuple[str, str]]
@@ -158,11 +159,20 @@ def _network(plan: Plan) -> Lines:
     (
       "collectives" if not i else "",
       f"{c.kind} over {c.group or 'all'}{' of several nodes' * c.far}: "
-      f"{c.count:g} times, {c.size:.3g} bytes, {c.sent:.3g} sent by a device",
+      f"{c.count:g} times, {c.size:.3g} bytes, {c.sent:.3g} sent by a device"
+      f"{_links(plan.target.chip, c)}",
     )
     for i, c in enumerate(plan.compiled.collectives)
   ]
   return out or [("collectives", "none")]
+
+
+def _links(chip: Chip | None, sent: Collective) -> str:
+  """How many of a TPU's links an exchange has."""
+  if not (chip and chip.torus):
+    return ""
+  count = 2 * chip.torus
+  return f" on {sent.links * count:.2g} of {count} links"
 
 
 def _time(plan: Plan) -> Lines:

@@ -263,6 +263,28 @@ def test_an_estimate_says_which_peaks_it_took():
   assert "(--slow_gbps)" in dict(report.lines(given))["peaks"]
 
 
+def test_an_exchange_says_what_it_has_of_a_tpus_links():
+  config = from_dict(Config, tiny.get_config().to_dict())
+  sent = Collective("all-reduce", 8, 1, 12.0, 12.0, links=1 / 3)
+  for topology, ending in (
+    ("v5p:8x8x16", "12 sent by a device on 2 of 6 links"),
+    ("h100:8", "12 sent by a device"),
+  ):
+    known = estimated(config, 1.0, 2.0, 3.0, topology=topology)
+    compiled = dataclasses.replace(known.compiled, collectives=[sent])
+    lines = dict(report.lines(known._replace(compiled=compiled)))
+    assert lines["collectives"].endswith(ending)
+
+
+def test_heads_that_an_axis_does_not_split_are_counted_whole():
+  config = from_dict(Config, tiny.get_config().to_dict())
+  heads = config.model.heads
+  assert estimate.repeated(config, {"tensor": heads}) == 1
+  assert estimate.repeated(config, {"tensor": heads + 1}) == heads + 1
+  known = made(config)._replace(mesh={"tensor": heads + 1})
+  assert "attention whole on tensor" in dict(report.lines(known))["mesh"]
+
+
 def test_a_slower_network_is_given_in_gbits():
   sent = Collective("all-reduce", 16, 1, 16e9, 30e9)
   target = chips.target("h100:16", slow=12.5e9)
