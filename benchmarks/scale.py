@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import runpy
@@ -40,7 +41,7 @@ ORDER = [
 ]
 # name -> topology, mesh; Google counts v5p by cores, two a chip
 MACHINES = {
-  "v5p-128": ("v5p:4x4x4", {}),
+  "v5p-128": ("v5p:4x4x4", {"data": 2}),
   "v6e-256": ("v6e:16x16", {"tensor": 2}),
   "128 A100": ("a100:128", {"data": -1, "fsdp": 8}),
   "128 H100": ("h100:128", {"data": -1, "fsdp": 8}),
@@ -54,7 +55,7 @@ LARGEST = {"1024 v5p": ("v5p:8x8x16", {"tensor": 8})}
 # What is compared on the MM-DiT's 768p: each machine's other meshes.
 REMATS = ("layer", "attention", "matmuls", "none")
 MESHES = {
-  "v5p-128": [{"data": 2}],
+  "v5p-128": [{"data": 1}],
   "v6e-256": [{"sequence": 2}],
   "128 A100": [{"data": 1, "fsdp": -1}],
   "128 H100": [{"data": 1, "fsdp": -1}],
@@ -145,7 +146,9 @@ def planned(cell: Cell) -> dict | None:
     return None
   del entry["versions"]
   entry["collectives"] = [Collective(**c) for c in entry["collectives"]]
-  entry |= dict(limit=target.memory, fits=entry["total"] <= target.memory)
+  refused = math.isnan(entry["traffic"])  # by the compiler, of less memory
+  fits = not refused and entry["total"] <= target.memory
+  entry |= dict(limit=target.memory, fits=fits)
   row = measured(cell.model, cell.stage, target.chip.tile)
   return summary(plan.of_training(cell.config, target, Compiled(**entry), row))
 

@@ -162,11 +162,18 @@ dimension two, of a part of one, a group of two neighbours one.
 
 By what costs most, the MM-DiT at 768p; in bold what the config has: the least
 step time of those compiled that leave a third of the memory free, of equal ones
-the one that needs least. A machine with one line has nothing to compare it with
-yet and has what the others were given. Seconds are from all overlapping to
-nothing overlapping.
+the one that takes least if nothing overlaps. A machine with one line has
+nothing to compare it with yet and has what the others were given. Seconds are
+from all overlapping to nothing overlapping.
 
 {{choices}}
+
+On TPUs an axis should not be all of a slice's devices: between all of 64 and
+more, the compiler writes each gathering and scattering of parameters as a sum
+of arrays that are zero elsewhere, which sends twice the bytes; between some of
+them, it gathers and scatters. So v5p-128 has `data` 2. Parameters are exchanged
+as they are used: those of the modulation, a third, in float32, the others in
+bfloat16, in which their gradients are summed, too.
 
 ## Beside the published hours
 
@@ -211,8 +218,7 @@ It is this share of the seconds that the compiled programs have:
 
 So the curve is below what a compiled plan says, the more the more chips: on
 {{largest}} chips {{curve}} chip-hours by formula, {{plan}} compiled.
-On TPUs compiled programs exchange up to twice what the formula has. Plan a run
-with `pyramid-plan`, which compiles it.
+Plan a run with `pyramid-plan`, which compiles it.
 """
 
 

@@ -61,7 +61,7 @@ def by_chips(stage: str) -> list[tuple[float, float]]:
   """
   out = []
   for count in COUNTS:
-    mesh = {"tensor": max(count // 128, 1)}
+    mesh = {"data": 2} if count <= 128 else {"tensor": count // 128}
     target = chips.target(f"v5p:{SHAPES[count]}")
     cell = scale.Cell("mmdit", stage, "v5p-128", mesh)
     config = cell.config

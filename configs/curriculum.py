@@ -6,7 +6,7 @@ Command: those of configs/mmdit_2b_*.py and configs/miniflux_*.py, which are
 Hardware: devices of 32 GB and more, of 16 with --config.model.remat=layer; the
   128 rows of every stage go over 128 at most, more need a tensor axis. The
   meshes that docs/scale.md was planned with:
-    v5p-128   --config.mesh.fsdp=-1
+    v5p-128   --config.mesh.data=2 --config.mesh.fsdp=-1
     v6e-256   --config.mesh.fsdp=-1 --config.mesh.tensor=2
     128 A100  --config.mesh.data=-1 --config.mesh.fsdp=8
     128 H100  --config.mesh.data=-1 --config.mesh.fsdp=8

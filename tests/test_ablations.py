@@ -397,10 +397,13 @@ def test_what_is_compared_was_learned_from_the_same_latents(scripts, tmp_path):
 
 def test_a_page_says_which_tasks_a_vae_is_of(scripts):
   of_tasks = runpy.run_path(str(SCRIPTS / "__main__.py"))["of_tasks"]
-  assert of_tasks({}) == ""
-  assert of_tasks({"clips": "x", "motion": "x"}) == "x"
-  said = of_tasks({"clips": "x", "stills": "y", "motion": "x"})
+  x, y = {"VAE": "x"}, {"VAE": "y"}
+  assert of_tasks({}, "VAE", "3 steps") == "3 steps"
+  assert of_tasks({"clips": x, "motion": x}, "VAE", "") == "x"
+  said = of_tasks({"clips": x, "stills": y, "motion": x}, "VAE", "")
   assert said == "of clips, motion: x; of stills: y"
+  said = of_tasks({"clips": x, "stills": {}}, "VAE", "3 steps")
+  assert said == "of clips: x; of stills: 3 steps"
 
 
 def test_the_published_page_is_the_one_that_is_made_of_what_is_kept(

@@ -1,7 +1,9 @@
 """The benchmarks run, on small sizes."""
 
 import argparse
+import dataclasses
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -232,8 +234,40 @@ def test_what_is_kept_of_the_curriculum_is_what_its_configs_say(monkeypatch):
   )
   known |= {cell.key for cell in scale.largest()}
   assert scale.kept().keys() <= known  # nothing of other rows, remat or meshes
-  for key, entry in scale.kept().items():
-    assert entry["remat"] in key and entry["fits"] == ("step" in entry)
+  others = (c for machine in scale.MACHINES for c in scale.choices(machine))
+  for cell in [*scale.cells(), *others, *scale.largest()]:
+    if found := scale.planned(cell):
+      assert found["remat"] in cell.key and found["fits"] == ("step" in found)
+
+
+def test_times_follow_from_what_is_kept(monkeypatch, tmp_path):
+  """As they did from the plan itself; what was refused has none."""
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import scale
+
+  from pyramid_jax.cost import chips, plan
+  from pyramid_jax.cost.compile import Compiled
+  from pyramid_jax.cost.hlo import Collective
+
+  monkeypatch.setattr(scale, "KEPT", tmp_path / "kept.json")
+  cell = scale.Cell("mmdit", "image", "v6e-256")
+  sent = Collective("all-gather", 128, 2, 8e9, 7e9, links=0.75)
+  compiled = Compiled(
+    "training step", {"parameters": 1e9}, 1e9, 4e9, 0.0, True, [], 1e13, 1e12,
+    True, 0, 1e12, [sent], 60.0,
+  )  # fmt: skip
+  row = scale.measured("mmdit", "image", cell.target.chip.tile)
+  found = plan.of_training(cell.config, cell.target, compiled, row)
+  scale.keep({cell.key: scale.entry_of(found)})
+  known = scale.planned(cell)
+  assert known == scale.summary(found) | {"limit": known["limit"]}
+  assert known["limit"] == cell.target.memory / chips.GIB
+  assert known["network"] == 7e9 / 0.75 / cell.target.chip.link / 0.7
+  refused = dataclasses.replace(
+    compiled, total=31.6 * chips.GIB, traffic=math.nan, collectives=[]
+  )
+  scale.keep({cell.key: scale.entry_of(found._replace(compiled=refused))})
+  assert not scale.planned(cell)["fits"] and "step" not in scale.planned(cell)
 
 
 def test_every_machine_of_the_curriculum_shows_its_peaks(monkeypatch):

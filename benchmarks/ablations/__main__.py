@@ -82,23 +82,22 @@ def run_missing(chosen: list[Case], path: pathlib.Path, most: int) -> None:
 
 
 def notes_of(found: dict, kept: dict) -> dict[str, dict]:
-  """What was noted by hand of the latents of each task, where it was."""
+  """What was noted by hand of the latents of each task that was measured."""
   notes = {}
   for name, records in found.items():
     if records:
       mark, *_ = marks(records[0]["settings"])
-      if note := kept.get(f"latents {mark}"):
-        notes.setdefault(VARIANTS[name].task, note)
+      notes.setdefault(VARIANTS[name].task, kept.get(f"latents {mark}", {}))
   return notes
 
 
-def of_tasks(said: dict[str, str]) -> str:
-  """What is said of tasks; of which, if not the same of all."""
+def of_tasks(notes: dict[str, dict], key: str, default: str) -> str:
+  """What is noted of tasks; of which, if not the same of all."""
   tasks: dict[str, list[str]] = {}
-  for task, text in said.items():
-    tasks.setdefault(text, []).append(task)
+  for task, note in notes.items():
+    tasks.setdefault(note.get(key, default), []).append(task)
   if len(tasks) < 2:
-    return "".join(tasks)
+    return next(iter(tasks), default)
   return "; ".join(f"of {', '.join(v)}: {k}" for k, v in tasks.items())
 
 
@@ -108,7 +107,6 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
   size, clips = cases[0].size, TASKS["clips"].settings
   base = base_settings()
   notes = notes_of(found, kept)
-  about = next(iter(notes.values()), {})
   vae_steps = checkpoint.latest_step(cases[0].shared / "vae")
   document.write(
     found, path, len(size.seeds),
@@ -119,9 +117,9 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     motion_steps=size.steps["motion"][-1], scored=size.scored["clips"],
     motion_scored=size.scored["motion"], stills_steps=size.steps["stills"][-1],
     stills_scored=size.scored["stills"], latents=size.latents,
-    vae=of_tasks({k: v["VAE"] for k, v in notes.items()})
-    or f"{vae_steps} steps",
-    machine=about.get("machine", "not noted"), blocks=about.get("blocks", ""),
+    vae=of_tasks(notes, "VAE", f"{vae_steps} steps"),
+    machine=of_tasks(notes, "machine", "not noted"),
+    blocks=notes.get("clips", {}).get("blocks", ""),
     seeds=len(size.seeds), features=2 * base["model.latent_channels"],
     settings=document.settings(usual_settings(), base),
   )  # fmt: skip

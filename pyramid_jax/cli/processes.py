@@ -5,6 +5,7 @@ process of the others, --distributed is enough; elsewhere each is told with
 --coordinator, --processes and --process.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -171,3 +172,7 @@ def finish_logs() -> None:
   while _copies:
     with contextlib.suppress(subprocess.TimeoutExpired):
       _copies.pop().wait(timeout=WRITING)
+
+
+# here, so that it runs after what JAX registers
+atexit.register(finish_logs)

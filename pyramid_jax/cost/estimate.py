@@ -189,9 +189,9 @@ def by_formula(
   """A step where nothing was compiled; whether it fits is not known.
 
   Dense operations on padded rows, twice forwards where remat keeps no matmuls;
-  attention by kernels on the visited tiles; parameters gathered in bfloat16
-  for every pass and gradients scattered in float32 over fsdp; activations
-  summed over tensor after attention and MLP of every pass; HBM as `moved`.
+  attention by kernels on the visited tiles; parameters gathered for every pass
+  and gradients scattered over fsdp, as they are used; activations summed over
+  tensor after attention and MLP of every pass; HBM as `moved`.
   """
   data, model, mesh = config.latents, config.model, mesh_of(config, target)
   padded = (model, data.latent_tokens, data.text_tokens, data.segments, 0.0)
@@ -208,10 +208,15 @@ def by_formula(
   tokens = rows * mesh["tensor"] * (data.latent_tokens + data.text_tokens)
   layers = model.layers + model.single_layers
   sums = 2 * passes * layers * 2 * tokens * model.heads * model.head_dim
+  used, gathered, summed = USED * parameters, times, config.train.microbatches
+  if target.platform == "tpu" and mesh["fsdp"] == target.devices:
+    # between all of a slice's devices the compiler sums in place of both
+    summed *= 2
+    gathered *= 2 if target.devices >= MANY else 1
   sent = {
-    "fsdp": parameters * (2 * times + 4 * config.train.microbatches),
+    "fsdp": used * (gathered + summed),
     "tensor": 2 * sums,
-    "data": 2 * 4 * parameters / mesh["fsdp"],
+    "data": 2 * used / mesh["fsdp"],
   }
   fast, slow, joined = 0.0, 0.0, network.in_order(target)
   # devices that the axes up to this one join, innermost first
@@ -227,6 +232,11 @@ def by_formula(
   traffic = moved(config, parameters, target)
   return roofline(target.chip, work, traffic, fast, slow), work
 
+
+# Bytes of a parameter as it is used, and of its gradient as that is summed: a
+# third of the MM-DiT's, those of the modulation, are used in float32.
+USED = 2 * 2 / 3 + 4 / 3
+MANY = 64  # devices, all of a slice, between which nothing is gathered as such
 
 # By platform, what a device's HBM moves, in units of: a bfloat16 value of each
 # token, layer and width, where every device of the tensor axis moves all of

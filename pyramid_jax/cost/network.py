@@ -43,7 +43,11 @@ class Network:
 
     Of a dimension that the group has whole and that is closed, both links; of
     one that it has a part of, one; of members that lie s apart, which share
-    the way with other groups, an s-th. `groups`: none if all are one.
+    the way with other groups, an s-th. A group that fills no box of the torus
+    has one link, or its share of it. Of several groups the median counts.
+
+    Args:
+      groups: none if all devices are one.
     """
     if self.places is None:
       return 1.0
@@ -52,19 +56,38 @@ class Network:
     return float(np.median(shares))
 
   def _of_group(self, places: np.ndarray) -> float:
-    shape = self.places.max(0) + 1
-    found = 0.0
-    for here, length, closed in zip(
-      places.T, shape, is_closed(shape), strict=True
-    ):
-      line = np.unique(here)
-      if len(line) > 1:
-        gaps = np.diff(line, append=[line[0] + length] if closed else [])
-        apart = gaps.min()
-        ring = closed and apart * len(line) == length
-        found += (2 if ring else 1) / apart
-    # cores of one chip have no link between them
-    return found / (2 * len(shape)) if found else 1.0
+    shape, places = self.places.max(0) + 1, np.unique(places, axis=0)
+    if len(places) < 2:  # the cores of one chip have no link between them
+      return 1.0
+    lines = [np.unique(here) for here in places.T]
+    if math.prod(map(len, lines)) > len(places):
+      found = 1 / self._apart(places, shape)
+    else:
+      found = sum(
+        _of_line(line, length, closed)
+        for line, length, closed in zip(
+          lines, shape, is_closed(shape), strict=True
+        )
+      )
+    return found / (2 * len(shape))
+
+  @staticmethod
+  def _apart(places: np.ndarray, shape: np.ndarray) -> int:
+    """Links between the member that is farthest from all others and those."""
+    away = np.abs(places[:, None] - places)
+    around = np.where(is_closed(shape), shape - away, away)
+    hops = np.minimum(away, around).sum(-1)
+    return np.where(hops, hops, hops.max()).min(1).max()
+
+
+def _of_line(line: np.ndarray, length: int, closed: bool) -> float:
+  """Links along a dimension of which a group has these places."""
+  if len(line) < 2:
+    return 0.0
+  gaps = np.diff(line, append=[line[0] + length] if closed else [])
+  apart = gaps.min()
+  ring = closed and apart * len(line) == length
+  return (2 if ring else 1) / apart
 
 
 def is_closed(shape: Sequence[int]) -> list[bool]:

@@ -144,6 +144,13 @@ def require_whole(folder: Path) -> None:
 
 def _require(folder: Path, found: dict[str, pathlib.Path | None]) -> None:
   missing = [file for file, path in found.items() if path is None]
+  out = _absolute(folder)
+  apart = [path for path in found.values() if path and path.parent != out]
+  if apart and not missing:
+    raise ConfigError(
+      f"{apart[0]} and {len(apart) - 1} others lie apart from those in {out}; "
+      "move them there, on a disk that tells names apart that differ in case."
+    )
   if missing:
     raise ConfigError(
       f"{len(found) - len(missing)} of {len(found)} clips that "

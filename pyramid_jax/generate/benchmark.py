@@ -324,13 +324,15 @@ def read_manifest(out: str | os.PathLike) -> dict[str, Any]:
 
 def _is_manifest(made: Any) -> bool:
   """Whether it has what is read of one."""
-  known = isinstance(made, dict) and made.get("benchmark") in BENCHMARKS
+  text = lambda found, key: isinstance(found.get(key), str)
   return (
-    known
+    isinstance(made, dict)
+    and text(made, "benchmark")
+    and made["benchmark"] in BENCHMARKS
     and {"fps", "frames", "height", "width"} <= made.keys()
     and isinstance(made.get("clips"), list)
     and all(
-      isinstance(clip, dict) and {"file", "prompt"} <= clip.keys()
+      isinstance(clip, dict) and text(clip, "file") and text(clip, "prompt")
       for clip in made["clips"]
     )
   )

@@ -17,7 +17,7 @@ from flax import nnx
 from pyramid_jax.config import ConfigError, DiTConfig
 from pyramid_jax.models import positions
 from pyramid_jax.models.init import flattened, xavier_uniform, zeros
-from pyramid_jax.models.layers import gelu_tanh, linear
+from pyramid_jax.models.layers import cast_once, gelu_tanh, linear
 from pyramid_jax.models.pure import axes, scan_layers, stack
 from pyramid_jax.models.streams import (
   QKV,
@@ -70,26 +70,28 @@ class SingleBlock(nnx.Module):
       modulated(x, shift, scale, self.dtype)
       for x, (shift, scale, _) in zip(streams, parts, strict=True)
     ]
-    attended = attend_streams(
-      self.qkv(hidden[0]),
-      self.qkv(hidden[1], row.rotary),
-      row,
-      self.attention,
+    qkv, mlp_up, out = (
+      cast_once(layer, self.dtype)
+      for layer in (self.qkv, self.mlp_up, self.out)
     )
+    attended = attend_streams(
+      qkv(hidden[0]), qkv(hidden[1], row.rotary), row, self.attention
+    )
+
+    def finish(x_BLD, hidden_BLD, attended_BLD, gate_BLD):
+      mlp = gelu_tanh(mlp_up(hidden_BLD))
+      both = jnp.concatenate([attended_BLD[:, :, None], mlp], 2)
+      both = constrain(both, "batch", "tokens", None, "mlp")
+      x = x_BLD.astype(jnp.float32) + gate_BLD * out(both)
+      return constrain(x.astype(x_BLD.dtype), "batch", "tokens", None)
+
     text, latent = (
-      self._finish(*each, gate)
+      finish(*each, gate)
       for *each, (_, _, gate) in zip(
         streams, hidden, attended, parts, strict=True
       )
     )
     return latent, text
-
-  def _finish(self, x_BLD, hidden_BLD, attended_BLD, gate_BLD) -> jax.Array:
-    mlp = gelu_tanh(self.mlp_up(hidden_BLD))
-    both = jnp.concatenate([attended_BLD[:, :, None], mlp], 2)
-    both = constrain(both, "batch", "tokens", None, "mlp")
-    x = x_BLD.astype(jnp.float32) + gate_BLD * self.out(both)
-    return constrain(x.astype(x_BLD.dtype), "batch", "tokens", None)
 
 
 class Flux(Transformer):

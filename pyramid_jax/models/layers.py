@@ -35,6 +35,18 @@ def linear(
   )
 
 
+def cast_once(module: nnx.Module, dtype: jnp.dtype) -> nnx.Module:
+  """The module with its kernels in a dtype, for several uses.
+
+  Each use would cast for itself. The compiler then lets devices exchange the
+  float32 kernels and their gradients, which are twice the bytes.
+  """
+  is_kernel = lambda path, _: path[-1] == "kernel"
+  graph, kernels, rest = nnx.split(module, is_kernel, ...)
+  kernels = jax.tree.map(lambda x: x.astype(dtype), kernels)
+  return nnx.merge(graph, kernels, rest)
+
+
 class Scale(nnx.Module):
   """Multiplies by a learned vector, with a learned shift if `bias`."""
 

@@ -388,7 +388,7 @@ def test_the_local_script_asks_for_a_number_of_processes(arguments):
   assert "is no number of processes; give it first" in result.stderr
 
 
-def end_at_once(folder):
+def end_at_once(folder, code):
   """A process whose copies of what it prints are slow."""
   from pyramid_jax.cli import app, processes
 
@@ -400,17 +400,19 @@ def end_at_once(folder):
     threading.Timer(0.5, send, [signal.SIGCONT]).start()
     print("printed")
     print("the reason", file=sys.stderr)
-    app._end_now(2)
+    if code:
+      app._end_now(code)
 
   sys.argv = ["pyramid-train", f"--logs={folder}/logs"]
   app.run(main)
 
 
-def test_a_log_has_the_last_line_of_a_process_that_ends_at_once(tmp_path):
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_log_has_the_last_line_when_its_process_ends(tmp_path, code):
   """The end of a container's first process is that of all others in it."""
-  process = SERVER.Process(target=end_at_once, args=(tmp_path,))
+  process = SERVER.Process(target=end_at_once, args=(tmp_path, code))
   process.start()
   process.join(60)
   log = (tmp_path / "logs" / "process_00000.log").read_text()
-  assert process.exitcode == 2
+  assert process.exitcode == code
   assert "printed" in log and "the reason" in log

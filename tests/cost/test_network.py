@@ -46,6 +46,15 @@ def test_neighbours_over_the_closed_end_are_neighbours():
   assert joined.links([[0, 2]]) == 1 / 8
 
 
+def test_a_group_that_is_no_box_has_one_link_or_less():
+  small = network.in_order(chips.target("v5e:2x4"))  # x is 0 or 1, y to 3
+  assert small.links([[0, 7]]) == 1 / 4 / 4  # one place in x, three in y
+  assert small.links([[0, 3]]) == 1 / 2 / 4
+  assert small.links([[0, 2, 5, 7]]) == 1 / 4  # pairs of neighbours
+  cube = network.in_order(chips.target("v5p:4x4x4"))
+  assert cube.links([[0, 63]]) == 1 / 3 / 6  # over the closed ends
+
+
 def test_without_groups_all_devices_exchange():
   joined = network.in_order(chips.target("v5p:4x4x4"))
   assert joined.links([]) == 1

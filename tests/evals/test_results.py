@@ -161,6 +161,8 @@ def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(
     },  # what pyramid-score clips --out writes
     {"benchmark": "none", **sizes, "clips": []},
     {"benchmark": "vbench", "clips": []},
+    {"benchmark": ["vbench"], **sizes, "clips": []},
+    {"benchmark": "vbench", **sizes, "clips": [{"file": 3, "prompt": "a"}]},
   ):
     write(tmp_path / "other.json", other)
     with pytest.raises(ConfigError, match=r"other\.json is not what pyramid-g"):
@@ -187,6 +189,8 @@ def test_clips_whose_names_a_disk_could_not_tell_apart_are_moved_together(
     found
   )
   assert not (found.missing or found.wrong or found.foreign)
+  with pytest.raises(ConfigError, match=r"-0\.mp4 and 4 others lie apart"):
+    results.require_whole(out)
   for file in (tmp_path / "out-2").iterdir():
     file.rename(out / file.name)
   found = results.check_clips(out)
