@@ -157,7 +157,10 @@ STUDIES = {
     "As above; the paper's figure is of images.",
     "Models that see single images alone, at rows of as many tokens as above. "
     "True images have a Frechet distance of {distance:.3f} to true ones of "
-    "other captions.",
+    "other captions. The same was run before on latents of the VAE that the "
+    "clips have: 43.8% (41.4% to 47.7%) against 31.2% (28.1% to 32.8%) all "
+    "correct, which by itself shows the claim; of both together the pyramid is "
+    "better in 6 of 6 pairs of a seed, but the ranges overlap.",
     (STILLS_BASE, "1 stage, images"),
     SCORES,
     SCORES,
@@ -288,6 +291,8 @@ STUDIES = {
     ),
     SCORES,
     SCORES,
+    likely="of 8 x 8 latents the third stage has 2 x 2, which say little of an "
+    "object and take a third of the training and of the sampler's steps",
   ),
   "gamma": Study(
     "Covariance of the corrective noise",
@@ -298,27 +303,11 @@ STUDIES = {
     SCORES,
     SCORES,
   ),
-  "gamma on images": Study(
-    "Covariance of the corrective noise, images",
-    "As above.",
-    "Single images alone; the ends of the range.",
-    (STILLS_BASE, "gamma 0, images"),
-    SCORES,
-    SCORES,
-  ),
   "sampling": Study(
     "Stage sampling",
     "The paper draws stages evenly; no claim is made.",
     "Evenly against 1:2:1.",
     (BASE, "stages 1:2:1"),
-    SCORES,
-    SCORES,
-  ),
-  "sampling on images": Study(
-    "Stage sampling, images",
-    "As above.",
-    "Evenly against 1:2:1, on single images alone.",
-    (STILLS_BASE, "stages 1:2:1, images"),
     SCORES,
     SCORES,
   ),
