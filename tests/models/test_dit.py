@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from pyramid_jax.config import MINIFLUX, ConfigError, DiTConfig
 from pyramid_jax.convert import dit, names
 from pyramid_jax.convert.models import DIT
-from pyramid_jax.models import pure, streams
+from pyramid_jax.models import layers, pure, streams
 from pyramid_jax.models.dit import make_dit
 from pyramid_jax.verify.dit import Part, pack, sizes
 from tests import reference
@@ -257,3 +258,13 @@ def test_each_token_is_told_its_own_segment(where, monkeypatch):
   summed = np.zeros(x.shape)
   np.add.at(summed, (rows, index), np.asarray(grad, np.float64))
   np.testing.assert_allclose(pull(grad)[0], summed, atol=1e-5)
+
+
+def test_kernels_that_are_cast_once_give_what_each_use_would_cast():
+  config = DiTConfig(heads=2, head_dim=8, dtype="bfloat16")
+  layer = streams.QKV(config, rngs=nnx.Rngs(0))
+  cast = layers.cast_once(layer, jnp.bfloat16)
+  assert cast.query.kernel.dtype == jnp.bfloat16
+  assert cast.query_norm.scale.dtype == cast.query.bias.dtype == jnp.float32
+  x = np.random.default_rng(0).normal(size=(1, 5, 16)).astype(jnp.bfloat16)
+  jax.tree.map(np.testing.assert_array_equal, cast(x), layer(x))
