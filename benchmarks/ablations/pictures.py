@@ -9,6 +9,8 @@ DISTANCES = {
   "training": ("pyramid", "independent noise", "stages 1:2:1"),
 }
 IMAGES = ("pyramid, images", "1 stage, images")
+STAGES_ON_IMAGES = ("1 stage, images", "2 stages, images", "pyramid, images",
+                    "4 stages, images")  # fmt: skip
 LATER_FRAMES = ("autoregressive", "full sequence", "bidirectional",
                 "clean history")  # fmt: skip
 CLIPS = 6  # of the sheet
@@ -32,7 +34,9 @@ def plots(
     over_compute(next(spots), found, name, f"images: {label}", IMAGES)
   for title, variants in DISTANCES.items():
     dots(next(spots), found, of, f"Frechet distance: {title}", variants)
-  of, title = measures["all correct"].of, "after images: all correct"
+  of, title = measures["all correct"].of, "images: all correct"
+  dots(next(spots), found, of, title, STAGES_ON_IMAGES)
+  title = "after images: all correct"
   over_compute(next(spots), found, "all correct", title, LATER_FRAMES[:2])
   dots(next(spots), found, of, title, LATER_FRAMES)
   neighbours(next(spots), found)
