@@ -211,7 +211,8 @@ hold on TPUs; whether such rows fit is not asked.
 The formula counts dense operations on padded rows with recomputation, attention
 kernels on the tiles they visit, exchanges of parameters, gradients and
 activations, and HBM traffic, whose few constants were fitted to the compiled
-MM-DiT cells of the tables above; the other rows below were left out of the fit.
+MM-DiT cells of the tables above; the other rows below were left out of the fit,
+and remat `none` of all, which moves half as much again.
 It is this share of the seconds that the compiled programs have:
 
 {{beside}}

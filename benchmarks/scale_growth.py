@@ -29,10 +29,11 @@ def beside_compiled() -> str:
 
 
 def compiled_cells() -> list[scale.Cell]:
-  """Those that are kept, each once."""
+  """Those that are kept and recompute something, each once."""
   others = (c for machine in scale.MACHINES for c in scale.choices(machine))
   found = {c.key: c for c in [*scale.cells(), *others, *scale.largest()]}
-  return [cell for key, cell in found.items() if key in scale.kept()]
+  some = {k: cell for k, cell in found.items() if cell.remat != "none"}
+  return [cell for key, cell in some.items() if key in scale.kept()]
 
 
 def beside(guess: dict, entry: dict) -> list[float]:

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ TRAINED = "trained.json"  # config and meta of converted weights
 # Bytes that each replica of an array writes at least, if they share the work.
 # Parts of a small array cost more than they save: each is a program to compile.
 SHARE = 2**20
+# Seconds that a save gets to finish where the disk has no room for the next.
+PATIENCE = 60
 
 
 def _share_large_arrays_only():
@@ -83,8 +86,9 @@ class Checkpoints:
     """
     if step in self.manager.all_steps():
       return
-    self.wait()  # what it makes room for by dropping the oldest counts
-    self._require_space(items)
+    if not self._has_room(items):
+      self._let_finish()  # what it drops then, or has in the way, makes room
+      self._require_room(items)
     saved = {k: ocp.args.StandardSave(v) for k, v in items.items()}
     meta = {"config": dataclasses.asdict(config), **meta}
     with _full_disk(self.folder):
@@ -92,18 +96,44 @@ class Checkpoints:
         step, args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta))
       )
 
-  def _require_space(self, items: Mapping[str, Any]):
-    """Refuses a save for which there is no room, before anything is written."""
+  def _has_room(self, items: Mapping[str, Any]) -> bool:
+    """Whether the disk has room for a save, as the first process finds it.
+
+    So either all processes save or none does.
+    """
     usage = shutil.disk_usage(self.folder)
-    need = sum(x.nbytes for x in jax.tree.leaves(items))
-    enough = usage.free >= need or not usage.total
-    # as the first process finds it: either all of them save or none does
-    if not multihost_utils.broadcast_one_to_all(np.int32(enough)):
+    enough = usage.free >= _bytes_of(items) or not usage.total
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(enough)))
+
+  def _let_finish(self):
+    """Waits for the save before, though not for ever; raises as `save`.
+
+    Where the disk becomes full under it, some processes wait for others.
+    """
+    failed: list[BaseException] = []
+
+    def wait():
+      try:
+        self.manager.wait_until_finished()
+      except BaseException as error:
+        failed.append(error)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    waiting.join(PATIENCE)
+    with _full_disk(self.folder):
+      if failed:
+        raise failed[0]
+
+  def _require_room(self, items: Mapping[str, Any]):
+    """Refuses a save for which there is no room, before anything is written."""
+    if not self._has_room(items):
+      free = shutil.disk_usage(self.folder).free
       raise CheckpointError(
         f"the disk of {self.folder} is full: a checkpoint needs "
-        f"{need / 2**20:.1f} MiB, {usage.free / 2**20:.1f} MiB are free. "
-        "Earlier checkpoints are whole. Free some space and start the same "
-        "command again."
+        f"{_bytes_of(items) / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are "
+        "free. Earlier checkpoints are whole. Free some space and start the "
+        "same command again."
       )
 
   def wait(self):
@@ -130,6 +160,10 @@ class Checkpoints:
       self.latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
     )["meta"]
     return from_dict(Config, meta.pop("config")), meta
+
+
+def _bytes_of(items: Mapping[str, Any]) -> int:
+  return sum(x.nbytes for x in jax.tree.leaves(items))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -193,20 +193,26 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
   assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"1", "2"}
 
 
-def test_room_is_asked_for_when_the_save_before_is_done(tmp_path, monkeypatch):
-  checkpoints, asked = Checkpoints(tmp_path, keep=1), []
-  usage = shutil.disk_usage
+def test_what_a_save_before_still_drops_makes_room(tmp_path, monkeypatch):
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  usage = collections.namedtuple("usage", "total used free")
+  size, asked = 64 * 4 + 4, []  # of ITEMS
 
   def look(folder):
-    asked.append({p.name for p in checkpoints.folder.iterdir()})
-    return usage(folder)
+    there = [p for p in checkpoints.folder.iterdir() if p.is_dir()]
+    asked.append(len(there))
+    return usage(2**30, 0, (disk - len(there)) * size)
 
-  with monkeypatch.context() as patch:
-    patch.setattr(shutil, "disk_usage", look)
-    for step in (1, 2, 3):
-      checkpoints.save(step, ITEMS, CONFIG)
+  monkeypatch.setattr(shutil, "disk_usage", look)
+  disk = 2  # one that is kept, and one beside
+  for step in (1, 2, 3, 4):
+    checkpoints.save(step, ITEMS, CONFIG)
+  disk = 1
+  with pytest.raises(CheckpointError, match="is full"):
+    checkpoints.save(5, ITEMS, CONFIG)
   checkpoints.close()
-  assert asked == [set(), {"1"}, {"2"}]  # whole, and the one before is gone
+  assert checkpoint.latest_step(tmp_path) == 4
+  assert 2 in asked  # there was no room until the save before was done
 
 
 def test_other_errors_keep_their_own_face(tmp_path, monkeypatch):
