@@ -160,11 +160,10 @@ dimension two, of a part of one, a group of two neighbours one.
 {{tables}}
 ## How mesh and remat were chosen
 
-By what costs most, the MM-DiT at 768p; in bold what the config has: the least
-step time of those compiled that leave a third of the memory free, of equal ones
-the one that takes least if nothing overlaps. A machine with one line has
-nothing to compare it with yet and has what the others were given. Seconds are
-from all overlapping to nothing overlapping.
+By what costs most, the MM-DiT at 768p; in bold what the config has: of those
+compiled that leave a third of the memory free and whose step is within a tenth
+of the least, the one that takes least if nothing overlaps. Seconds are from all
+overlapping to nothing overlapping.
 
 {{choices}}
 
@@ -212,8 +211,8 @@ The formula counts dense operations on padded rows with recomputation, attention
 kernels on the tiles they visit, exchanges of parameters, gradients and
 activations, and HBM traffic, whose few constants were fitted to the compiled
 MM-DiT cells of the tables above; the other rows below were left out of the fit,
-and remat `none` of all, which moves half as much again.
-It is this share of the seconds that the compiled programs have:
+and remat `none` of all, which moves half as much again. It is this share of the
+seconds that the compiled programs have:
 
 {{beside}}
 
