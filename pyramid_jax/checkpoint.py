@@ -30,8 +30,8 @@ TRAINED = "trained.json"  # config and meta of converted weights
 # Bytes that each replica of an array writes at least, if they share the work.
 # Parts of a small array cost more than they save: each is a program to compile.
 SHARE = 2**20
-# Seconds that a save gets to finish where the disk has no room for the next.
-PATIENCE = 60
+# Seconds in which a save that does not hang changes what is free on the disk.
+PATIENCE = 30
 
 
 def _share_large_arrays_only():
@@ -106,9 +106,9 @@ class Checkpoints:
     return bool(multihost_utils.broadcast_one_to_all(np.int32(enough)))
 
   def _let_finish(self):
-    """Waits for the save before, though not for ever; raises as `save`.
+    """Waits for the save before as long as it goes on; raises as `save`.
 
-    Where the disk becomes full under it, some processes wait for others.
+    Where the disk becomes full under it, its processes wait for each other.
     """
     failed: list[BaseException] = []
 
@@ -120,7 +120,13 @@ class Checkpoints:
 
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
-    waiting.join(PATIENCE)
+    before = None
+    while waiting.is_alive():
+      waiting.join(PATIENCE)
+      free = shutil.disk_usage(self.folder).free
+      if free == before:
+        break
+      before = free
     with _full_disk(self.folder):
       if failed:
         raise failed[0]

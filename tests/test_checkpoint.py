@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import os
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -213,6 +214,21 @@ def test_what_a_save_before_still_drops_makes_room(tmp_path, monkeypatch):
   checkpoints.close()
   assert checkpoint.latest_step(tmp_path) == 4
   assert 2 in asked  # there was no room until the save before was done
+
+
+def test_a_save_that_hangs_on_a_full_disk_is_not_waited_for(
+  tmp_path, monkeypatch
+):
+  checkpoints, hangs = Checkpoints(tmp_path), threading.Event()
+  usage = collections.namedtuple("usage", "total used free")
+  monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**30, 0, 0))
+  monkeypatch.setattr(checkpoint, "PATIENCE", 0.01)
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints.manager, "wait_until_finished", hangs.wait)
+    with pytest.raises(CheckpointError, match="is full"):
+      checkpoints.save(1, ITEMS, CONFIG)
+    hangs.set()
+  checkpoints.close()
 
 
 def test_other_errors_keep_their_own_face(tmp_path, monkeypatch):

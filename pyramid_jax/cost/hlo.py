@@ -76,7 +76,7 @@ class Collective(NamedTuple):
       reduce-scatter takes.
     sent: bytes that a device sends, as a ring does it.
     far: whether a group has members in several islands.
-    links: share of a device's fast links that serves it.
+    links: share of a device's fast links that serves it, on the whole.
   """
 
   kind: str
@@ -164,20 +164,23 @@ class Module:
     ways = functools.cache(
       lambda found: (network.is_far(found), network.links(found))
     )
-    total = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
+    total = collections.defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
     for name, times in self.runs():
       for line in self.computations.get(name, ()):
         for kind, size, found in self._exchanges(line):
           group = max(map(len, found), default=0)
-          entry = total[kind, group, *ways(tuple(map(tuple, found)))]
+          far, links = ways(tuple(map(tuple, found)))
+          entry = total[kind, group, far]
           whole = not group or kind == "collective-permute"
           share = 1.0 if whole else (group - 1) / group
           entry[0] += times
           entry[1] += times * size
-          entry[2] += times * size * share * (2 if kind == "all-reduce" else 1)
+          sent = times * size * share * (2 if kind == "all-reduce" else 1)
+          entry[2] += sent
+          entry[3] += sent / links
     return [
-      Collective(kind, group, *sums, far, links)
-      for (kind, group, far, links), sums in sorted(total.items())
+      Collective(kind, group, *sums, far, sums[-1] / busy if busy else 1.0)
+      for (kind, group, far), (*sums, busy) in sorted(total.items())
     ]
 
   def _exchanges(

@@ -1,5 +1,7 @@
 """What groups of devices have of a torus, by hand."""
 
+import types
+
 import pytest
 
 from pyramid_jax.cost import chips, estimate, network
@@ -53,6 +55,19 @@ def test_a_group_that_is_no_box_has_one_link_or_less():
   assert small.links([[0, 2, 5, 7]]) == 1 / 4  # pairs of neighbours
   cube = network.in_order(chips.target("v5p:4x4x4"))
   assert cube.links([[0, 63]]) == 1 / 3 / 6  # over the closed ends
+
+
+def test_devices_are_where_the_program_has_them():
+  target = chips.target("v5e:2x4")
+  # as JAX lays a small slice out: a ring through both rows
+  ring = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 3), (1, 2), (1, 1), (1, 0)]
+  devices = [types.SimpleNamespace(coords=(*place, 0)) for place in ring]
+  joined = network.of_devices(target, devices)
+  mesh = dict(fsdp=2, tensor=4)
+  of = lambda axis: joined.links(network.along(mesh, axis, 8))
+  assert of("tensor") == 1 / 4  # a row each
+  assert of("fsdp") == (1 / 4 + 1 / 2) / 2 / 4  # 4 links apart, or 2
+  assert joined.links([]) == 2 / 4
 
 
 def test_without_groups_all_devices_exchange():

@@ -91,6 +91,15 @@ def test_other_kinds_and_damaged_files_are_told(tmp_path):
       features.read(item)
 
 
+def test_inception_rounds_nothing_that_it_multiplies():
+  model = inception.make_inception()
+  images = jax.ShapeDtypeStruct((1, 299, 299, 3), np.float32)
+  text = features._inception().lower(model.shapes, images).as_text()
+  products = [line for line in text.splitlines() if ".convolution" in line]
+  assert len(products) > 90
+  assert all("HIGHEST" in line for line in products)
+
+
 def test_missing_weights_are_told(tmp_path):
   with pytest.raises(ConfigError, match=r"none\.pth is not a file; FID needs"):
     inception.load_inception(tmp_path / "none.pth")
