@@ -367,9 +367,8 @@ def test_an_ablation_is_run_once_and_the_page_tells_what_was(
     assert (tmp_path / name).stat().st_size > 5000
   assert "==" not in go_on("--only=renoising").stdout
   listed = go_on("--list").stdout.splitlines()
-  assert [line.split()[0] == "-" for line in listed] == [False] * 2 + [
-    True
-  ] * 16
+  to_come = [line.split()[0] == "-" for line in listed]
+  assert to_come[:2] == [False] * 2 and len(to_come) > 2 and all(to_come[2:])
 
 
 @pytest.mark.parametrize(

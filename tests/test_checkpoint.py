@@ -21,6 +21,7 @@ from pyramid_jax.config import (
   OptimizerConfig,
   TrainConfig,
 )
+from pyramid_jax.train import resume
 
 CONFIG = Config(seed=3, model=DiTConfig(layers=2))
 ITEMS = {
@@ -103,7 +104,7 @@ def test_every_setting_that_differs_is_named(tmp_path):
   model = dataclasses.replace(CONFIG.model, heads=8)
   other = dataclasses.replace(CONFIG, seed=4, model=model)
   with pytest.raises(CheckpointError) as error:
-    checkpoint.require_same(CONFIG, other, tmp_path)
+    resume.require_same(CONFIG, other, tmp_path)
   for part in (
     f"{tmp_path} was trained with other settings (its -> now): ",
     "config.seed: 3 -> 4; ",
@@ -121,21 +122,19 @@ def test_length_optimizer_mesh_and_loaders_may_change(tmp_path):
     train=TrainConfig(steps=7, microbatches=2),
     latents=latents,
   )
-  checkpoint.require_same(CONFIG, other, tmp_path)
+  resume.require_same(CONFIG, other, tmp_path)
 
 
 def test_a_vae_run_does_not_depend_on_settings_of_the_transformer(tmp_path):
   vae = dataclasses.replace(CONFIG, kind="vae")
   model = dataclasses.replace(CONFIG.model, heads=8)
   other = dataclasses.replace(vae, model=model)
-  checkpoint.require_same(vae, other, tmp_path)
+  resume.require_same(vae, other, tmp_path)
   channels = dataclasses.replace(vae.vae, channels=(8, 8, 8, 8))
   with pytest.raises(CheckpointError, match=r"vae.channels: \(128, .* -> \(8"):
-    checkpoint.require_same(
-      vae, dataclasses.replace(vae, vae=channels), tmp_path
-    )
+    resume.require_same(vae, dataclasses.replace(vae, vae=channels), tmp_path)
   with pytest.raises(CheckpointError, match="config.kind: 'vae' -> 'dit'"):
-    checkpoint.require_same(vae, CONFIG, tmp_path)
+    resume.require_same(vae, CONFIG, tmp_path)
 
 
 def caused_by(error, cause):

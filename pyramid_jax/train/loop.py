@@ -22,13 +22,12 @@ from pyramid_jax.checkpoint import (
   Checkpoints,
   load_trained,
   placed,
-  require_same,
-  require_same_rows,
 )
 from pyramid_jax.config import Config, ConfigError, UserError
 from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train.metrics import Reporter, say
 from pyramid_jax.train.program import Program
+from pyramid_jax.train.resume import require_same, require_same_rows
 from pyramid_jax.train.spikes import Spikes
 from pyramid_jax.train.state import TrainState
 from pyramid_jax.train.trace import Trace

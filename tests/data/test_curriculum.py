@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from pyramid_jax.checkpoint import CheckpointError, require_same_rows
+from pyramid_jax.checkpoint import CheckpointError
 from pyramid_jax.config import (
   ConfigError,
   FlowConfig,
@@ -15,6 +15,7 @@ from pyramid_jax.config import (
 )
 from pyramid_jax.data import latents
 from pyramid_jax.data.curriculum import Curriculum
+from pyramid_jax.train.resume import require_same_rows
 from tests.data import random_store
 from tests.data.test_packing import PATCH, data, store
 
