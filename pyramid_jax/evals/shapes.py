@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage, stats
@@ -28,7 +29,8 @@ SIZE_SLACK = 1.2  # factor between a size or speed and that of its name
 SPEED_SLACK = 1.65
 OFF_AXIS = math.cos(math.radians(30))
 WOBBLE = 0.05  # shorter sides that a straight way may deviate
-SEEN = 0.6  # share of frames in which an object must be seen
+SEEN = 0.6  # share of frames in which an object must be seen to be read
+LASTS = 0.9  # and to have been there all along
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Thing:
     outline: [G, G] cover around its centre, in square roots of its area.
     color_drift: grey levels between the colours of its first and last third.
     shape_drift: share of the outline that changed between them, 0..1.
+    lasts: whether it is there all along: seen in nearly all frames, and in the
+      first and the last third of them with the shape and color it is read as.
   """
 
   shape: str | None
@@ -58,6 +62,7 @@ class Thing:
   outline: np.ndarray
   color_drift: float
   shape_drift: float
+  lasts: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,16 +151,18 @@ def _thing(clip, rgb_T3, track, taken, pace) -> Thing:
   whole = [t for t in seen if not track[t].cut]
   whole = whole if len(whole) >= max(1, 0.2 * len(seen)) else seen
   kept = [outlines[t] for t in whole]
-  outline = np.median([o.picture for o in kept], axis=0)
-  maybe = shapes_of(outline, float(np.median([o.area for o in kept])))
+  outline, maybe = _shape(kept)
+  colors = [track[t].color for t in seen]
+  color = regions.majority(colors)
   radii = [radius / side for radius in maybe.values()]
   sizes = {nearest(r, shapes.SIZES, SIZE_SLACK) for r in radii}
   often = len(seen) >= SEEN * T
   velocity, straight = _motion(places, whole, side)
   known = lambda name, ok=True: name if ok and often else None
+  ends = [_shape(part) for part in _thirds(kept)]
   return Thing(
     shape=known(*maybe) if len(maybe) == 1 else None,
-    color=known(regions.majority([track[t].color for t in seen])),
+    color=known(color),
     size=known(*sizes) if len(sizes) == 1 else None,
     direction=known(_direction(velocity, pace), straight),
     speed=known(_speed(velocity, pace), straight),
@@ -165,7 +172,10 @@ def _thing(clip, rgb_T3, track, taken, pace) -> Thing:
     places=places,
     outline=outline,
     color_drift=_color_drift([track[t].ink for t in seen]),
-    shape_drift=outline_change(*_thirds([o.picture for o in kept])),
+    shape_drift=outline_change(*(picture for picture, _ in ends)),
+    lasts=len(seen) >= LASTS * T
+    and all(maybe.keys() & names.keys() for _, names in ends)
+    and all(regions.majority(part) == color for part in _thirds(colors)),
   )
 
 
@@ -203,6 +213,16 @@ def outline_of(frame_HW3, ink_3, background_3, mask_HW, others_HW) -> Outline:
                    indexing="ij")  # fmt: skip
   picture = ndimage.map_coordinates(cover, at, order=1)
   return Outline(float(area), np.array([left + cx, top + cy]), picture)
+
+
+def _shape(
+  outlines: Sequence[Outline],
+) -> tuple[np.ndarray, dict[str, float]]:
+  """The usual outline [G, G] of several; what it may be, see `shapes_of`."""
+  picture = np.median([o.picture for o in outlines], axis=0)
+  return picture, shapes_of(
+    picture, float(np.median([o.area for o in outlines]))
+  )
 
 
 @functools.cache
@@ -298,13 +318,14 @@ def _direction(velocity, pace: float) -> str | None:
   return best if toward[best] > OFF_AXIS else None
 
 
-def _thirds(values) -> tuple[np.ndarray, np.ndarray]:
+def _thirds(values: Sequence) -> tuple[Sequence, Sequence]:
+  """The first and the last of them; at least one each."""
   n = max(len(values) // 3, 1)
-  return np.median(values[:n], axis=0), np.median(values[-n:], axis=0)
+  return values[:n], values[-n:]
 
 
 def _color_drift(inks) -> float:
-  first, last = _thirds(inks)
+  first, last = (np.median(part, axis=0) for part in _thirds(inks))
   return float(np.abs(first - last).mean())
 
 

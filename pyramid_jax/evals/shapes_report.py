@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -19,8 +20,7 @@ def write_results(
   """Writes results.json and results.md; gives the table back."""
   found = summary(records)
   results = {"settings": settings, "summary": found, "clips": list(records)}
-  text = json.dumps(results, indent=1, default=_json)
-  write_text(folder / "results.json", text)
+  write_text(folder / "results.json", json.dumps(_json(results), indent=1))
   table = markdown(found, len(records))
   write_text(folder / "results.md", table + "\n")
   return table
@@ -34,11 +34,16 @@ def write_text(path: pathlib.Path, text: str):
   os.replace(beside, path)
 
 
-def _json(value: Any) -> dict[str, Any]:
-  if not isinstance(value, Rate):
-    raise TypeError(f"{value!r} in results")
-  low, high = value.interval
-  return {**dataclasses.asdict(value), "low": low, "high": high}
+def _json(value: Any) -> Any:
+  """As JSON can hold it, which has no NaN: None where nothing is known."""
+  if isinstance(value, Rate):
+    low, high = value.interval
+    return {**dataclasses.asdict(value), "low": low, "high": high}
+  if isinstance(value, dict):
+    return {k: _json(x) for k, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [_json(x) for x in value]
+  return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def markdown(found: dict[str, Any], n: int) -> str:
@@ -46,6 +51,7 @@ def markdown(found: dict[str, Any], n: int) -> str:
   lines = [f"| {n} clips | rate (95% interval) |", "|---|---|"]
   first, given = found["windows"][0], found["given kept"]
   rates = {**found["attributes"], "all correct": found["all correct"],
+           "all correct throughout": found["all correct throughout"],
            "all but motion": first["kept"],
            **({"given objects kept": given} if given.n else {}),
            "something unasked": found["unasked"]}  # fmt: skip
@@ -94,7 +100,7 @@ def verdict(record: dict[str, Any]) -> str:
   """Hit, or what was read where something else was asked."""
   missed = [a for a in ATTRIBUTES if not record["hits"].get(a, True)]
   if not missed:
-    return "HIT"
+    return "HIT" if record["lasts"] else "HIT, for most of it"
   reading = record["read"][0]
   said = []
   for name in missed:

@@ -149,7 +149,8 @@ def score(
   enough to read them. The `given` frames were not generated and are left out:
   objects of a window are compared with what those show, or else the first
   window, by color and shape; `given_kept` says whether the first window has the
-  given background and objects, however they move.
+  given background and objects all along, however they move. `hits` are what
+  most frames show, `lasts` whether all objects are there in nearly all.
 
   Raises:
     ConfigError: no caption of the dataset, or one of motion for a single frame.
@@ -179,6 +180,7 @@ def score(
     "read": [as_json(reading) for reading in readings],
     "hits": windows[0],
     "all_correct": all(windows[0].values()),
+    "lasts": _last(things[0]),
     "windows": windows,
     "inside": [True, *(bool(t <= min(stays)) for t in middles[1:])],
     "color_change": [_change(_color_change, origin, w) for w in things],
@@ -196,9 +198,16 @@ def _same(before, origin, after, things) -> bool:
     for name in names
   )
   pairs = zip(origin, things, strict=True)
-  return alike(KEPT[:2], before, after) and all(
-    alike(KEPT[2:], *pair) for pair in pairs
+  return (
+    alike(KEPT[:2], before, after)
+    and all(alike(KEPT[2:], *pair) for pair in pairs)
+    and _last(things)
   )
+
+
+def _last(things: Iterable[Thing | None]) -> bool:
+  """Whether objects that were asked for are there all along."""
+  return all(thing is not None and thing.lasts for thing in things)
 
 
 def as_json(reading: Reading) -> dict[str, Any]:
@@ -227,6 +236,9 @@ def summary(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
       if any(a in r["hits"] for r in records)
     },
     "all correct": right(records),
+    "all correct throughout": _rate(
+      [r["all_correct"] and r["lasts"] for r in records]
+    ),
     "classes": {kind: right(groups[kind]) for kind in sorted(groups)},
     "unasked": _rate([_unasked(r) for r in records]),
     "flicker": _mean([reading["flicker"] for reading in first]),
