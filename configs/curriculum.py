@@ -104,6 +104,8 @@ def get_config(which="mmdit_image"):
   values = dict(STAGES[stage], **MODELS[model])
   values["latents"] = dict(values["latents"], rows=128)
   values["train"] = dict(values["train"], max_nonfinite=MAX_NONFINITE)
+  # a stage with the seed of the one before would begin with its very draws
+  values["seed"] = list(STAGES).index(stage)
   if stage in BEFORE:
     values["train"]["init"] = f"runs/{model}/{BEFORE[stage]}"
   return settings(**values)

@@ -324,6 +324,7 @@ class GenerateConfig:
   video_steps: tuple[int, ...] = (10, 10, 10)  # per stage, later units
   guidance: float = 7.0
   video_guidance: float = 5.0
+  given_guidance: float = 0.0  # in its place after given frames; 0: the same
   guidance_decay: float = 0.0  # subtracted per unit; 0: constant
   min_guidance: float = 2.0
   prompt_suffix: str = ""
@@ -334,9 +335,10 @@ class GenerateConfig:
 
 
 # Sizes and scales of the released models, for whatever model is asked.
+VIDEO_SCALES = dict(video_guidance=5.0, given_guidance=4.0)
 PRESETS = {
-  "384p": dict(height=384, width=640, guidance=7.0, video_guidance=5.0),
-  "768p": dict(height=768, width=1280, guidance=9.0, video_guidance=5.0),
+  "384p": dict(height=384, width=640, guidance=7.0, **VIDEO_SCALES),
+  "768p": dict(height=768, width=1280, guidance=9.0, **VIDEO_SCALES),
   "image": dict(height=1024, width=1024, frames=1, guidance=7.0),
 }
 

@@ -74,4 +74,6 @@ def changes(fps: float) -> dict:
   if F.seconds is not None and F.frames is None:
     given["frames"] = max(round(F.seconds * fps / 8), 0) * 8 + 1
   preset = PRESETS[F.preset] if F.preset else {}
+  if F.video_guidance is not None:
+    given["given_guidance"] = 0.0  # what is said holds for both
   return {**preset, **{k: v for k, v in given.items() if v is not None}}

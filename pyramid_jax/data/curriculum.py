@@ -44,7 +44,7 @@ class Curriculum:
     self.settings = _settings(stores, config, flow, patch, seed)
     self.planners = [
       Planner(stores, part, flow, patch, part_seed)
-      for part, part_seed in _parts(config, seed)
+      for part, part_seed in parts_of(config, seed)
     ]
     self.starts = [0]
     for period in config.periods[:-1]:
@@ -61,7 +61,7 @@ class Curriculum:
     return self.planners[i], self.starts[i]
 
 
-def _parts(
+def parts_of(
   config: LatentDataConfig, seed: int
 ) -> list[tuple[LatentDataConfig, int]]:
   """Settings and seed of each period's plan."""

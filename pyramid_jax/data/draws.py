@@ -137,9 +137,12 @@ class Draws:
   def check_fit(self) -> None:
     """Raises ConfigError if a sample could exceed a row by itself."""
     config, k = self.config, self.config.segments_per_clip
+    drawn = np.repeat(
+      [s.weight > 0 for s in config.sources], self.mixture.sizes
+    )
     most = np.maximum.accumulate(self.tokens[:, self._stages].max(1))
-    latent = most[self.units - 1] * self.coarsest * k
-    text = np.maximum(self.text.max(1), self.null_text) * k
+    latent = most[self.units - 1] * self.coarsest * k * drawn
+    text = np.maximum(self.text.max(1), self.null_text) * k * drawn
     long, wordy = int(latent.argmax()), int(text.argmax())
     times = f", {k} segments together" if k > 1 else ""
     if latent[long] > config.latent_tokens:
@@ -147,7 +150,7 @@ class Draws:
         f"{self._name(long)} needs up to {latent[long]} latent tokens (unit "
         f"{self.units[long] - 1}{times}); a row has {config.latent_tokens}. "
         f"Raise config.latents.latent_tokens to {latent[long]}, or lower "
-        "config.latents.max_units or segments_per_clip."
+        "max_units (of config.latents or the period) or segments_per_clip."
       )
     if text[wordy] > config.text_tokens:
       raise ConfigError(

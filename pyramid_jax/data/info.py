@@ -15,7 +15,7 @@ from pyramid_jax.config import (
   Source,
 )
 from pyramid_jax.data import latents
-from pyramid_jax.data.curriculum import Curriculum
+from pyramid_jax.data.curriculum import Curriculum, parts_of
 from pyramid_jax.data.draws import Draws
 from pyramid_jax.data.latents import LatentStore
 from pyramid_jax.data.packing import suggest_budgets
@@ -148,7 +148,11 @@ def rows(paths: Sequence[str], config: Config) -> Lines:
   )
   stores = latents.open_stores(paths)
   flow, patch = config.flow, config.model.patch
-  text, segments = suggest_budgets(stores, data, flow, patch)
+  each = [
+    suggest_budgets(stores, part, flow, patch)
+    for part, _ in parts_of(data, config.seed)
+  ]
+  text, segments = map(max, zip(*each, strict=True))
   yield (
     "suggested",
     f"config.latents.text_tokens={text} and segments={segments} for "

@@ -99,7 +99,10 @@ class LatentWriter:
             f"{'; '.join(changed)}. Choose another folder, or delete this one."
           )
         return
-    _write(self.path / "null_prompt.npz", _npz(**_null_arrays(self.null)))
+    _write(
+      self.path / "null_prompt.npz",
+      _npz(**_null_arrays(self.null, self.metadata.text_dtype)),
+    )
     start = {**self._start, "encode": self._settings}
     _write(self.path / "writing.json", json.dumps(start, indent=2))
 
@@ -361,8 +364,8 @@ def _lengths(
   return Lengths(frames, height, width, text)
 
 
-def _null_arrays(null: NullPrompt) -> dict[str, np.ndarray]:
-  text = np.ascontiguousarray(null.text)
+def _null_arrays(null: NullPrompt, dtype: str) -> dict[str, np.ndarray]:
+  text = np.ascontiguousarray(null.text, np.dtype(dtype))
   return {
     "text": np.frombuffer(text.tobytes(), np.uint8),
     "dtype": np.array(text.dtype.name),

@@ -173,10 +173,9 @@ def open_store(path: str | os.PathLike) -> LatentStore:
   with np.load(path / "index.npz") as file:
     lengths = Lengths(**{k: file[k] for k in file.files})
   with np.load(path / "null_prompt.npz") as file:
-    null = NullPrompt(
-      from_bytes(file["text"].tobytes(), str(file["dtype"]), file["shape"]),
-      file["pooled"],
-    )
+    text = from_bytes(file["text"].tobytes(), str(file["dtype"]), file["shape"])
+    # as captions are, or rows with a dropped prompt would be of another type
+    null = NullPrompt(text.astype(metadata.text_dtype), file["pooled"])
   counts = values["shard_lengths"]
   files = [path / shard_name(i, len(counts)) for i in range(len(counts))]
   if gone := [file for file in files if not file.exists()]:

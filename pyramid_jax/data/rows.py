@@ -140,7 +140,7 @@ def pack_row(
     joint [L + M], index []. Segments are numbered from 1 as given.
 
   Raises:
-    ValueError: the segments exceed a budget.
+    ValueError: the segments exceed a budget, or their texts differ in dtype.
   """
   latents = [len(s.clean) for s in parts]
   texts = [len(s.text) for s in parts]
@@ -152,6 +152,12 @@ def pack_row(
   for name, (used, limit) in budgets.items():
     if used > limit:
       raise ValueError(f"{used} {name} exceed the {limit} of a row.")
+  # the dtype of a batch decides which program runs, on every process the same
+  if len(kinds := {s.text.dtype.name for s in parts}) > 1:
+    raise ValueError(
+      f"texts of {' and '.join(sorted(kinds))} in one row; encode all of them "
+      "alike, the null prompt as well."
+    )
   fill = lambda size, name: _filled(size, [getattr(s, name) for s in parts])
   number = np.arange(1, len(parts) + 1, dtype=np.int32)
   row = {

@@ -306,6 +306,9 @@ class Pipeline:
       ConfigError: they cannot be generated, or not after the frames `given`
         [T0, H, W, 3] of a clip.
     """
+    if given is not None and options.given_guidance:
+      scale = options.given_guidance
+      options = dataclasses.replace(options, video_guidance=scale)
     plan = sampling_plan(self.config, options, self.vae_config)
     given_units(given, plan, options, self.vae_config)
     check_rows(self.config, plan, TEXT_STEP, self._platform)

@@ -1,6 +1,8 @@
 """Training of the diffusion transformer, from a config: data, model, step."""
 
 import dataclasses
+import itertools
+import logging
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -8,13 +10,15 @@ import jax
 import numpy as np
 
 from pyramid_jax import sharding
-from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.config import Config, ConfigError, LatentDataConfig
 from pyramid_jax.data import latents, pipeline
 from pyramid_jax.data.curriculum import Curriculum
 from pyramid_jax.data.rows import TokenSpec
 from pyramid_jax.train import dit
 from pyramid_jax.train.accumulate import check_parts
 from pyramid_jax.train.loop import Task
+
+log = logging.getLogger(__name__)
 
 
 def make_task(
@@ -33,6 +37,7 @@ def make_task(
   metadata = stores[0].metadata
   _require_fit(config, stores)
   plan = Curriculum(stores, data, config.flow, config.model.patch, config.seed)
+  _tell_unreached(data, config.train.steps)
   spec = TokenSpec.of(config.flow, config.model)
   mine = sharding.local_rows(mesh, data.rows)
   check_parts(mesh, "config.latents.rows", data.rows, config.train.microbatches)
@@ -55,6 +60,20 @@ def make_task(
       "plan": plan.settings,
     },
   )
+
+
+def _tell_unreached(data: LatentDataConfig, steps: int):
+  """Warns of periods of which a run takes no step."""
+  starts = itertools.accumulate(p.steps for p in data.periods[:-1])
+  for i, start in enumerate(starts, 1):
+    if start >= steps:
+      log.warning(
+        "config.latents.periods[%d] begins at step %s, and config.train.steps "
+        "is %s: it is not trained on.",
+        i,
+        f"{start:,}",
+        f"{steps:,}",
+      )
 
 
 def _samples(

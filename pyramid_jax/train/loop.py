@@ -27,7 +27,12 @@ from pyramid_jax.config import Config, ConfigError, UserError
 from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train.metrics import Reporter, say
 from pyramid_jax.train.program import Program
-from pyramid_jax.train.resume import require_same, require_same_rows
+from pyramid_jax.train.resume import (
+  other_encoders,
+  require_same,
+  require_same_encoders,
+  require_same_rows,
+)
 from pyramid_jax.train.spikes import Spikes
 from pyramid_jax.train.state import TrainState
 from pyramid_jax.train.trace import Trace
@@ -210,6 +215,9 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   log.info("continuing from step %d.", checkpoints.latest)
   saved, meta = checkpoints.meta()
   require_same(saved, config, checkpoints.folder)
+  require_same_encoders(
+    meta.get("latents"), task.meta.get("latents"), checkpoints.folder
+  )
   changed = []
   if "plan" in meta or config.kind == "dit":  # VAEs had none at first
     changed = require_same_rows(
@@ -295,13 +303,18 @@ def _given(config: Config, mesh, task: Task):
     return task.program.model
 
   try:
-    given = load_trained(config.train.init, config.kind, make, mesh).params
+    given = load_trained(config.train.init, config.kind, make, mesh)
   except CheckpointError as error:
     raise CheckpointError(
       f"--config.train.init, the weights to start from: {error}"
     ) from error
   log.info("starting from the weights of %s.", config.train.init)
-  return jax.tree.map(lambda x: x.astype(np.float32), given)
+  theirs, ours = given.meta.get("latents"), task.meta.get("latents")
+  if lines := other_encoders(theirs, ours):
+    log.warning(
+      "its latents were of other encoders (its -> now): %s", "; ".join(lines)
+    )
+  return jax.tree.map(lambda x: x.astype(np.float32), given.params)
 
 
 COUNTERS = ("step", "skipped", "last_skipped")

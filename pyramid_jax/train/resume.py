@@ -93,3 +93,39 @@ def require_same_rows(
       "sooner and others later than in one epoch."
     )
   return lines
+
+
+ENCODERS = ("vae_fingerprint", "text_fingerprint", "statistics")
+
+
+def other_encoders(
+  old: Mapping[str, Any] | None, new: Mapping[str, Any] | None
+) -> list[str]:
+  """How the makers of two "latents" of checkpoints' metas differ, where known.
+
+  Weights that learned the latents of one VAE mean nothing on those of another.
+  """
+  pairs = {k: ((old or {}).get(k), (new or {}).get(k)) for k in ENCODERS}
+  return [
+    f"{name}: {was} -> {now}"
+    for name, (was, now) in pairs.items()
+    if was and now and was != now
+  ]
+
+
+def require_same_encoders(
+  old: Mapping[str, Any] | None,
+  new: Mapping[str, Any] | None,
+  folder: pathlib.Path,
+):
+  """Refuses to continue a checkpoint on latents of another VAE or text encoder.
+
+  Raises:
+    CheckpointError: names what differs.
+  """
+  if lines := other_encoders(old, new):
+    raise CheckpointError(
+      f"{folder} was trained on latents of other encoders (its -> now): "
+      f"{'; '.join(lines)}. Encode the new data with the same ones, or begin "
+      "another --workdir, from these weights by --config.train.init."
+    )

@@ -88,3 +88,12 @@ def test_one_bad_batch_does_not_end_a_stage(file, model, which, stage):
   (limit,) = re.findall(r"^Up to (\d+) steps", docstring("curriculum"), re.M)
   assert train.max_nonfinite == int(limit) > 0
   assert bool(train.init) == (stage != "image")
+
+
+@pytest.mark.parametrize("model", ["mmdit", "miniflux"])
+def test_no_stage_repeats_the_draws_of_another(model):
+  """Those of one seed, source and clip are the same."""
+  make = runpy.run_path(str(ROOT / "configs" / "curriculum.py"))["get_config"]
+  stages = ("image", "384p_2s", "384p_5s", "768p")
+  seeds = [make(f"{model}_{stage}").seed for stage in stages]
+  assert len(set(seeds)) == len(seeds)

@@ -61,6 +61,16 @@ def test_a_later_period_changes_no_row_before_it():
   assert [plan.row(n) for n in range(70)] == [longer.row(n) for n in range(70)]
 
 
+def test_what_a_period_leaves_out_need_not_fit_its_rows():
+  images = Period(steps=3, weights=(0.0, 1.0))
+  short = Period(steps=3, max_units=1)
+  longest = curriculum((short,)).planners[0].draws
+  room = int((longest.tokens.max() * longest.coarsest).max())
+  curriculum((images, short), latent_tokens=room)
+  with pytest.raises(ConfigError, match="of source 0 needs up to .* max_units"):
+    curriculum((images, Period()), latent_tokens=room)
+
+
 def test_without_periods_the_run_is_one_plan():
   plan = curriculum(())
   assert plan.row(70) == plan.planners[0].row(70)

@@ -56,9 +56,12 @@ def example(id):
   }
 
 
-def write(path, ids=IDS, per_shard=3, skip=(), metadata=METADATA, **settings):
+def write(
+  path, ids=IDS, per_shard=3, skip=(), metadata=METADATA, null=None, **settings
+):
+  null = null or null_prompt()
   writer = LatentWriter(
-    path, metadata, null_prompt(), split_ids(ids, per_shard), settings
+    path, metadata, null, split_ids(ids, per_shard), settings
   )
   for index in writer.missing():
     with writer.shard(index) as shard:
@@ -69,6 +72,25 @@ def write(path, ids=IDS, per_shard=3, skip=(), metadata=METADATA, **settings):
           shard.add(example(id))
   writer.finish()
   return latents.open_store(path)
+
+
+def test_the_null_prompt_is_of_the_captions_kind(tmp_path):
+  """As encoders give it, in float32, and where it was once stored so."""
+  given = null_prompt()
+  given = latents.NullPrompt(given.text.astype(np.float32), given.pooled)
+  store = write(tmp_path / "new", null=given)
+  with np.load(tmp_path / "new" / "null_prompt.npz") as file:
+    kept = dict(file)
+  assert str(kept["dtype"]) == "bfloat16"
+  npt.assert_array_equal(store.null.text, null_prompt().text)
+  kept |= {
+    "dtype": np.array("float32"),
+    "text": np.frombuffer(given.text.tobytes(), np.uint8),
+  }
+  np.savez(tmp_path / "new" / "null_prompt.npz", **kept)
+  null = latents.open_store(tmp_path / "new").null
+  assert null.text.dtype == store[0]["text"].dtype == ml_dtypes.bfloat16
+  np.testing.assert_array_equal(null.text, null_prompt().text)
 
 
 def assert_same_example(actual, desired):

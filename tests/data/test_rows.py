@@ -167,6 +167,13 @@ def test_bfloat16_text_stays_bfloat16():
   assert rows.pack_row(text, L, M, S)["text"].dtype == ml_dtypes.bfloat16
 
 
+def test_texts_of_two_kinds_are_not_mixed_in_a_row():
+  first, *rest = parts()
+  first = first._replace(text=first.text.astype(ml_dtypes.bfloat16))
+  with pytest.raises(ValueError, match="texts of bfloat16 and float32"):
+    rows.pack_row([first, *rest], L, M, S)
+
+
 @pytest.mark.parametrize(
   ("budgets", "message"),
   [

@@ -108,6 +108,17 @@ def test_given_frames_come_first_and_lead_to_others(pipeline, frames):
   assert (units[1] != frames[:, 1:3]).any()
 
 
+def test_guidance_after_given_frames_is_their_own_where_it_is_set(pipeline):
+  given = np.zeros((1, 32, 32, 3), np.uint8)
+  scale = lambda given=None, **changes: (
+    (
+      pipeline.plan(pipeline.options(video_guidance=5.0, **changes), given)
+    ).later_guidance
+  )
+  assert scale(given_guidance=4.0) == scale(given) == 5
+  assert scale(given, given_guidance=4.0) == 4
+
+
 def test_given_frames_need_no_programs_of_their_own(workdirs, frames):
   pipeline = Pipeline.load(workdirs.dit)
   vae, before = pipeline.vae, compiled_unit._cache_size()

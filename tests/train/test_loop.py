@@ -14,7 +14,7 @@ import pytest
 
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import ConfigError, Period
 from pyramid_jax.train import loop
 from pyramid_jax.train.dit_task import make_task
 from tests.data import random_store
@@ -151,6 +151,29 @@ def test_other_rows_are_gone_on_with_if_that_is_asked_for(
   # from then on they are the run's own
   train(small_run.config(store, STEPS + 2, **other), run)
   assert sorted(losses(run)) == list(range(1, STEPS + 3))
+
+
+def test_latents_of_another_vae_are_not_gone_on_with(
+  store, whole, tmp_path, caplog
+):
+  other = shutil.copytree(store, tmp_path / "other")
+  metadata = json.loads((other / "metadata.json").read_text())
+  metadata["vae_fingerprint"] = "vae-2"
+  (other / "metadata.json").write_text(json.dumps(metadata))
+  config = small_run.config(other, STEPS + 1, train__new_data=True)
+  with pytest.raises(CheckpointError, match="vae_fingerprint: vae-1 -> vae-2"):
+    train(config, whole[2])
+  started = small_run.config(other, 1, train__init=str(whole[2]))
+  train(started, tmp_path / "new")
+  assert "other encoders (its -> now): vae_fingerprint: vae-1" in caplog.text
+
+
+def test_a_period_that_is_not_reached_is_told(store, caplog):
+  periods = (Period(steps=STEPS), Period())
+  for steps, told in ((STEPS + 1, False), (STEPS, True)):
+    config = small_run.config(store, steps, latents__periods=periods)
+    make_task(config, sharding.make_mesh(config.mesh))
+    assert ("periods[1] begins at step" in caplog.text) == told
 
 
 def poison(step):
