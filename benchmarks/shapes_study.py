@@ -76,6 +76,8 @@ def minutes(workdir: pathlib.Path) -> dict[int, float]:
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   found, seconds, before = {}, 0.0, 0
   for line in map(json.loads, lines):
+    if "first_step_seconds" in line:  # of the start and of compiling
+      seconds, before = seconds + line["first_step_seconds"], line["step"]
     if "steps_per_second" in line:
       seconds += (line["step"] - before) / line["steps_per_second"]
       before = line["step"]

@@ -26,6 +26,7 @@ import dataclasses
 from pyramid_jax.config import MINIFLUX, settings
 
 IMAGES = dict(path="latents/images", weight=0.125, frames=(1, 1))
+LARGE_IMAGES = dict(IMAGES, path="latents/images_768p")
 VIDEO_384P = dict(path="latents/384p", weight=0.875, frames=(49, 121))
 VIDEO_768P = dict(path="latents/768p", weight=0.875, frames=(121, 241))
 # (height, width) of images, as the released code has them
@@ -76,7 +77,7 @@ STAGES = {
       max_frames=241, min_frames=121,
     ),
     latents=dict(
-      sources=(VIDEO_768P, IMAGES), latent_tokens=16128, text_tokens=256,
+      sources=(VIDEO_768P, LARGE_IMAGES), latent_tokens=16128, text_tokens=256,
       segments=16,
     ),
     optimizer=dict(learning_rate=5e-5, beta2=0.95),

@@ -2,7 +2,7 @@
 
 Command, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/miniflux_768p.py \
-    --workdir=runs/miniflux/768p --data=latents/768p,latents/images \
+    --workdir=runs/miniflux/768p --data=latents/768p,latents/images_768p \
     --config.mesh.data=-1 --config.mesh.fsdp=8
 It starts from the weights in runs/miniflux/384p_5s; where these lie elsewhere,
   add --config.train.init=THERE.

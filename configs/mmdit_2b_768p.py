@@ -2,7 +2,7 @@
 
 Command, which launch/slurm.sh starts on all nodes:
   pyramid-train --config=configs/mmdit_2b_768p.py \
-    --workdir=runs/mmdit/768p --data=latents/768p,latents/images \
+    --workdir=runs/mmdit/768p --data=latents/768p,latents/images_768p \
     --config.mesh.data=-1 --config.mesh.fsdp=8
 It starts from the weights in runs/mmdit/384p_5s; where these lie elsewhere, add
   --config.train.init=THERE.

@@ -171,6 +171,17 @@ def parts(name: str) -> int:
   return 1 if mesh.empty else int(np.prod([mesh.shape[a] for a in axes]))
 
 
+def beside_split_pictures(weights: Any) -> Any:
+  """Weights of convolutions, whole on each device where pictures are split.
+
+  Of a convolution whose kernel is split as well as the height of what it sees,
+  XLA makes programs that give other numbers.
+  """
+  if parts("space") == 1:
+    return weights
+  return jax.tree.map(lambda x: constrain(x, *[None] * x.ndim), weights)
+
+
 def local_rows(mesh: Mesh, rows: int) -> list[int]:
   """The rows of a batch that this process's devices hold, in order.
 

@@ -146,9 +146,10 @@ def _keep_log(folder: pathlib.Path, process: int) -> None:
   path = folder / f"process_{process:05d}.log"
   for stream in (sys.stdout, sys.stderr):
     stream.flush()
-    # a session of its own: no signal that ends the process cuts its log short
+    # what ends the process must not cut its log short: signals to its session,
+    # and those that a host that shuts down sends to all there is
     copy = subprocess.Popen(
-      ["tee", "-a", str(path)],
+      ["sh", "-c", 'trap "" TERM HUP INT; exec tee -a "$0"', str(path)],
       stdin=subprocess.PIPE,
       stdout=stream.fileno(),
       start_new_session=True,

@@ -14,7 +14,7 @@ from absl import flags
 
 from pyramid_jax.cli import app, compilation, processes
 from pyramid_jax.cli import config as config_flag
-from pyramid_jax.config import Config, Source
+from pyramid_jax.config import Config, ConfigError, Source
 
 F = flags.FLAGS
 for name in ("config", "compilation_cache", *processes.NAMES):
@@ -36,24 +36,61 @@ flags.DEFINE_integer(
 
 
 def with_data(config: Config, paths: list[str]) -> Config:
-  """The config with other datasets; they keep the config's weights."""
+  """The config with other datasets; they keep the config's weights.
+
+  One stands for all that the config mixes.
+
+  Raises:
+    ConfigError: another number of them than the config mixes.
+  """
   if not paths:
     return config
   if config.kind == "vae":
+    if len(paths) > 1:
+      raise ConfigError(
+        f"--data names {len(paths)} datasets; a VAE is trained on one folder "
+        "or list of clips. Put them into one."
+      )
     videos = dataclasses.replace(config.videos, path=paths[0])
     return dataclasses.replace(config, videos=videos)
-  weights = [s.weight for s in config.latents.sources]
-  if len(weights) != len(paths):
-    weights = [1.0] * len(paths)
-  sources = tuple(map(Source, paths, weights))
+  before = config.latents.sources
+  if len(paths) == 1 or not before:
+    before = (Source(),) * len(paths)
+  if len(before) != len(paths):
+    raise ConfigError(
+      f"--data names {len(paths)} datasets, config.latents.sources has "
+      f"{len(before)} with their weights; name as many, or set the sources in "
+      "a config file."
+    )
+  sources = tuple(
+    dataclasses.replace(source, path=path)
+    for source, path in zip(before, paths, strict=True)
+  )
   latents = dataclasses.replace(config.latents, sources=sources)
   return dataclasses.replace(config, latents=latents)
+
+
+def check_local(**paths: str) -> None:
+  """Refuses addresses in place of folders, which would become folders' names.
+
+  Raises:
+    ConfigError: names the flag.
+  """
+  for name, path in paths.items():
+    if path and "://" in path:
+      raise ConfigError(
+        f"--{name}={path} is no folder; mount the bucket, as with gcsfuse, and "
+        "name the place."
+      )
 
 
 def main() -> int:
   """Checks the flags, builds the task and hands it to the loop."""
   app.require("config", "workdir")
   config = with_data(config_flag.get(), F.data)
+  given = {"workdir": F.workdir, "logs": F.logs}
+  given |= {"data": ",".join(F.data), "config.train.init": config.train.init}
+  check_local(**given)
   # here, so that mistakes in flags are told before JAX is imported
   processes.start()
   programs = compilation.use_cache(shared=F.workdir)

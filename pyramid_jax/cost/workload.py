@@ -188,7 +188,8 @@ def assumed_lengths(config: Config, source: Source, seed: int = 0) -> Lengths:
   draw = np.random.default_rng(seed)
   least, most = _frames(source, encode)
   mean, spread = PROMPT
-  sizes = np.array(encode.sizes)[np.arange(CLIPS) % len(encode.sizes)] // space
+  known = _sizes(source, encode)
+  sizes = np.array(known)[np.arange(CLIPS) % len(known)] // space
   unit = config.flow.frames_per_unit
   units = draw.integers(
     (least - 1) // (time * unit), (most - 1) // (time * unit) + 1, CLIPS
@@ -213,18 +214,26 @@ def _frames(source: Source, encode: EncodeConfig) -> tuple[int, int]:
   return tuple(source.frames) or (encode.min_frames, encode.max_frames)
 
 
+def _sizes(source: Source, encode: EncodeConfig) -> Sequence[tuple[int, int]]:
+  """Those that clips of a source are encoded at."""
+  images = _frames(source, encode)[1] == 1
+  return images and encode.image_sizes or encode.sizes
+
+
 def _assumptions(config: Config) -> str:
-  sizes = ", ".join(f"{h}x{w}" for h, w in config.encode.sizes)
+  encode, sources = config.encode, config.latents.sources or (Source(),)
+  total = sum(s.weight for s in sources)
   parts = [
-    "{:g}% of {} to {} frames".format(
-      100 * s.weight / sum(x.weight for x in config.latents.sources),
-      *_frames(s, config.encode),
+    "{:g}% of {} to {} frames at {}".format(
+      100 * s.weight / total,
+      *_frames(s, encode),
+      ", ".join(f"{h}x{w}" for h, w in _sizes(s, encode)),
     )
-    for s in config.latents.sources
-  ] or ["clips of {} to {} frames".format(*_frames(Source(), config.encode))]
+    for s in sources
+  ]
   return (
-    f"no data there: assumed clips of {sizes}, {' and '.join(parts)}, prompts "
-    f"of {PROMPT[0]} +- {PROMPT[1]} tokens, at most {_longest_prompt(config)}"
+    f"no data there: assumed clips, {' and '.join(parts)}, with prompts of "
+    f"{PROMPT[0]} +- {PROMPT[1]} tokens, at most {_longest_prompt(config)}"
   )
 
 

@@ -24,6 +24,7 @@ from pyramid_jax.models.init import (
   zeros,
 )
 from pyramid_jax.models.pure import axes
+from pyramid_jax.sharding import beside_split_pictures
 
 TAPS = 3  # of a kernel, along each of time, height and width
 
@@ -87,7 +88,7 @@ class CausalConv(nnx.Module):
   ) -> tuple[jax.Array, Cache]:
     """Convolves a chunk; with `channels` only that many last ones come out."""
     x = x_BTHWC.astype(self.dtype)
-    kernel, bias = self.kernel[...], self.bias[...]
+    kernel, bias = beside_split_pictures((self.kernel[...], self.bias[...]))
     if channels is not None:
       kernel, bias = kernel[..., -channels:], bias[-channels:]
     kept = TAPS - self.time_stride  # frames that the next chunk reads again

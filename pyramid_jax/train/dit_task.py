@@ -17,6 +17,7 @@ from pyramid_jax.data.rows import TokenSpec
 from pyramid_jax.train import dit
 from pyramid_jax.train.accumulate import check_parts
 from pyramid_jax.train.loop import Task
+from pyramid_jax.train.metrics import say
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def make_task(
   _require_fit(config, stores)
   plan = Curriculum(stores, data, config.flow, config.model.patch, config.seed)
   _tell_unreached(data, config.train.steps)
+  _tell_fill(plan)
   spec = TokenSpec.of(config.flow, config.model)
   mine = sharding.local_rows(mesh, data.rows)
   check_parts(mesh, "config.latents.rows", data.rows, config.train.microbatches)
@@ -59,6 +61,17 @@ def make_task(
       "latents": dataclasses.asdict(metadata),
       "plan": plan.settings,
     },
+  )
+
+
+def _tell_fill(plan: Curriculum):
+  """Says how many samples the first rows hold, and how much is padding."""
+  config, first = plan.config, plan.planners[0]
+  rows = first.window(0)
+  samples = config.segments_per_clip * len(rows.samples.latent) / len(rows)
+  say(
+    f"rows: {config.rows} a step, {first.fill():.1%} full, "
+    f"{config.rows * samples:,.1f} samples a step"
   )
 
 

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import pathlib
 import signal
@@ -23,16 +21,11 @@ from pyramid_jax.checkpoint import (
   load_trained,
   placed,
 )
-from pyramid_jax.config import Config, ConfigError, UserError
+from pyramid_jax.config import Config, UserError
 from pyramid_jax.models.pure import Params, Pure
+from pyramid_jax.train import resume
 from pyramid_jax.train.metrics import Reporter, say
 from pyramid_jax.train.program import Program
-from pyramid_jax.train.resume import (
-  other_encoders,
-  require_same,
-  require_same_encoders,
-  require_same_rows,
-)
 from pyramid_jax.train.spikes import Spikes
 from pyramid_jax.train.state import TrainState
 from pyramid_jax.train.trace import Trace
@@ -48,6 +41,10 @@ class PeerLostError(UserError):
   """The devices of another process do not answer any more."""
 
   exit_code = 3
+
+
+class OutOfMemoryError(UserError):
+  """The devices have not the memory for a step."""
 
 
 class NonFiniteError(UserError):
@@ -114,14 +111,16 @@ def run(
     CheckpointError: the workdir is of another run, or the disk is full.
     TrainingStopped: after a SIGTERM.
     PeerLostError: another process died.
+    OutOfMemoryError: a step needs more than the devices have.
   """
   train, end = config.train, config.train.steps
   started = time.monotonic() if started is None else started
   with jax.set_mesh(mesh), _peers(), contextlib.ExitStack() as ending:
-    stop = _StopSignal()
-    ending.callback(stop.restore)
     checkpoints = Checkpoints(workdir, train.keep, writing=True)
     ending.push(_closing(checkpoints))
+    resume.require_same_everywhere(checkpoints, task.meta.get("plan"))
+    stop = _StopSignal(checkpoints.latest or 0)
+    ending.callback(stop.restore)
     state = _first_state(config, mesh, task, checkpoints)
     start = int(state.step)
     if start >= end:
@@ -135,7 +134,7 @@ def run(
     taken = _steps(config, mesh, task, state, report, trace)
     for n, state in taken:
       if n == start:
-        jax.block_until_ready(state)
+        report.restart(first_step_seconds=time.monotonic() - started)
         say(f"first step after {time.monotonic() - started:.1f} s")
       last, stopping = n + 1 == end, stop.requested(n)
       due = stopping or _is_due(config, task, n + 1)
@@ -160,7 +159,7 @@ def _steps(
   key, start = jax.random.key(config.seed), int(state.step)
   batches = task.batches(start)
   for n in range(start, config.train.steps):
-    trace.before(n + 1)
+    trace.before(n + 1, state)
     local, rows = next(batches), len(task.rows(n))
     batch = sharding.place_batch(mesh, local, rows)
     state, metrics = step(state, batch, key, **task.frozen)
@@ -202,7 +201,6 @@ def _report(config, task: Task, state: TrainState, report, step: int, due):
 
 def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   """A fresh state, or the newest one saved."""
-  _require_same_everywhere(task.meta.get("plan"))
   program = task.program
   say(
     parameter_overview.get_parameter_overview(
@@ -214,13 +212,13 @@ def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
     return program.create(mesh, config.seed, given)
   log.info("continuing from step %d.", checkpoints.latest)
   saved, meta = checkpoints.meta()
-  require_same(saved, config, checkpoints.folder)
-  require_same_encoders(
+  resume.require_same(saved, config, checkpoints.folder)
+  resume.require_same_encoders(
     meta.get("latents"), task.meta.get("latents"), checkpoints.folder
   )
   changed = []
   if "plan" in meta or config.kind == "dit":  # VAEs had none at first
-    changed = require_same_rows(
+    changed = resume.require_same_rows(
       meta.get("plan"), task.meta.get("plan"), checkpoints.folder,
       checkpoints.latest, config.train.new_data,
     )  # fmt: skip
@@ -247,37 +245,25 @@ def _closing(checkpoints: Checkpoints):
   return close
 
 
-def _require_same_everywhere(plan: Mapping[str, Any] | None):
-  """Refuses to train on rows that differ from process to process.
-
-  Raises:
-    ConfigError: on all of them, each with what it sees itself.
-  """
-  if jax.process_count() == 1:
-    return
-  digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).digest()
-  every = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
-  other = np.flatnonzero((every != every[0]).any(1))
-  if len(other):
-    seen = "; ".join(f"{k}: {v}" for k, v in (plan or {}).items())
-    raise ConfigError(
-      f"of {len(every)} processes {', '.join(map(str, other))} see other data "
-      f"than process 0; process {jax.process_index()} sees {seen}. Let all of "
-      "them read the same files, then start the same command again."
-    )
-
-
-# How errors begin that a process makes by itself: too much memory, a program
-# that cannot be. That of a lost peer begins with INTERNAL, as many do.
-OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+# How errors begin that a process makes by itself: a program that cannot be.
+# That of a lost peer begins with INTERNAL, as many do.
+OWN = ("INVALID_ARGUMENT", "UNIMPLEMENTED")
+MEMORY = "RESOURCE_EXHAUSTED"
 
 
 @contextlib.contextmanager
 def _peers() -> Iterator[None]:
-  """Tells what an error of the devices means when there are other processes."""
+  """Tells what an error of the devices means: their memory, or a peer."""
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
+    if str(error).startswith(MEMORY):
+      raise OutOfMemoryError(
+        f"too little memory on a device: {error}. Another start would end "
+        "alike. Raise config.train.microbatches, lower config.latents.rows (or "
+        "a phase's batch), set config.model.remat=layer, or split the weights "
+        "over more devices (config.mesh.fsdp); pyramid-plan tells what fits."
+      ) from error
     if jax.process_count() == 1 or str(error).startswith(OWN):
       raise
     reason = str(error).splitlines()[0]
@@ -299,22 +285,34 @@ def _given(config: Config, mesh, task: Task):
     causal = config.model.causal
     model = dataclasses.replace(saved.model, causal=causal)
     saved = dataclasses.replace(saved, model=model)
-    require_same(saved, config, pathlib.Path(config.train.init), [group])
+    resume.require_same(saved, config, pathlib.Path(config.train.init), [group])
     return task.program.model
 
   try:
-    given = load_trained(config.train.init, config.kind, make, mesh)
+    given = load_trained(
+      config.train.init, config.kind, make, mesh, require=_tell_unfinished
+    )
   except CheckpointError as error:
     raise CheckpointError(
       f"--config.train.init, the weights to start from: {error}"
     ) from error
   log.info("starting from the weights of %s.", config.train.init)
   theirs, ours = given.meta.get("latents"), task.meta.get("latents")
-  if lines := other_encoders(theirs, ours):
+  if lines := resume.other_encoders(theirs, ours):
     log.warning(
       "its latents were of other encoders (its -> now): %s", "; ".join(lines)
     )
   return jax.tree.map(lambda x: x.astype(np.float32), given.params)
+
+
+def _tell_unfinished(meta: Mapping[str, Any]):
+  """Warns of weights of a run that has not come to its end."""
+  if "steps" in meta and meta["step"] < meta["steps"]:
+    log.warning(
+      "config.train.init is a run at step %s of %s.",
+      f"{meta['step']:,}",
+      f"{meta['steps']:,}",
+    )
 
 
 COUNTERS = ("step", "skipped", "last_skipped")
@@ -347,12 +345,22 @@ def _refuse_nonfinite(state: TrainState, limit: int, task: Task):
 class _StopSignal:
   """Remembers a SIGTERM; all processes of a run then stop at the same step.
 
-  With several processes JAX's own handler, which tells the others, stays.
+  With several processes JAX's own handler, which tells the others, stays. They
+  agree to stop at the step after the last one that any of them has reached, so
+  each says first that it is at `start`; a signal before that is for step 1,
+  which a run that goes on never reaches, and is remembered here.
   """
 
-  def __init__(self):
+  def __init__(self, start: int):
     self.caught, self.old = False, None
     if jax.process_count() > 1:
+      reached = multihost_utils.reached_preemption_sync_point
+      reached(start)
+      multihost_utils.sync_global_devices("the step to start from")
+      early = start > 0 and reached(1)
+      reached(start)
+      told = multihost_utils.process_allgather(np.int32(early))
+      self.caught = bool(told.any())
       return
     try:
       self.old = signal.signal(signal.SIGTERM, self._catch)
@@ -364,7 +372,8 @@ class _StopSignal:
 
   def requested(self, step: int) -> bool:
     if jax.process_count() > 1:
-      return multihost_utils.reached_preemption_sync_point(step)
+      asked = multihost_utils.reached_preemption_sync_point(step)
+      return asked or self.caught
     return self.caught
 
   def restore(self):

@@ -48,6 +48,8 @@ class Reporter:
     self.pending: list[Mapping] = []
     self.spikes = spikes or Spikes()
     self.unit, self.items, self.utilisation = unit, 0.0, utilisation
+    self.untimed = 0  # steps of `pending` that do not count for the speed
+    self.once: dict[str, float] = {}
     self.since = time.perf_counter()
     self.path, self.pictures = workdir / "metrics.jsonl", workdir / "pictures"
     self.bar = tqdm(
@@ -56,8 +58,17 @@ class Reporter:
     )  # fmt: skip
     if self.writes:
       workdir.mkdir(parents=True, exist_ok=True)
-      _cut(self.path, step)
+      self.named = _cut(self.path, step)
       self.board = Board(workdir / "tensorboard", step)
+
+  def restart(self, **values: float):
+    """Leaves what was added out of the speed, as a step that was compiled.
+
+    `values` go into the next report.
+    """
+    jax.block_until_ready(self.pending)
+    self.untimed, self.items, self.once = len(self.pending), 0.0, values
+    self.since = time.perf_counter()
 
   def add(self, metrics: Mapping[str, jax.Array], items: float):
     """Remembers the metrics of one step; fetches nothing from the device.
@@ -76,16 +87,18 @@ class Reporter:
     fetched = jax.device_get(self.pending)
     for n, metrics in enumerate(fetched, step - len(fetched)):
       spike = self.spikes.look(n, metrics)
-      if spike and self.writes:
+      if spike and self.writes and spike.step not in self.named:
         self._line(spike.record())
         say(str(spike))
     values = _mean(fetched)
     seconds = time.perf_counter() - self.since
-    values["steps_per_second"] = len(fetched) / seconds
-    values[f"{self.unit}_per_second"] = self.items / seconds
-    if self.utilisation:
+    if timed := len(fetched) - self.untimed:
+      values["steps_per_second"] = timed / seconds
+      values[f"{self.unit}_per_second"] = self.items / seconds
+    if timed and self.utilisation:
       values["mfu"] = self.utilisation(values["steps_per_second"])
-    self.pending, self.items = [], 0.0
+    values |= self.once
+    self.pending, self.items, self.untimed, self.once = [], 0.0, 0, {}
     self.since = time.perf_counter()
     return self.write(step, {**values, **more})
 
@@ -188,17 +201,27 @@ def _mean(steps: list[Mapping]) -> dict[str, float]:
   return values
 
 
-def _cut(path: pathlib.Path, step: int):
-  """Removes the lines after `step`, and a line that a crash cut short."""
+def _cut(path: pathlib.Path, step: int) -> set[int]:
+  """Removes the lines after `step`, and a line that a crash cut short.
+
+  Spikes of a run that goes on stay: when their steps are taken again there is
+  no median at first. Gives the steps of those.
+  """
   if not path.exists():
-    return
-  kept = []
+    return set()
+  kept, spikes = [], set()
   for line in path.read_text().splitlines():
     try:
-      if json.loads(line)["step"] <= step:
-        kept.append(line + "\n")
+      found = json.loads(line)
     except json.JSONDecodeError:
       continue  # only a crash while writing leaves half a line, the last one
+    again = found["step"] > step
+    if step and again and "spike" in found:
+      spikes.add(found["step"])
+    elif again:
+      continue
+    kept.append(line + "\n")
   beside = path.with_suffix(".tmp")
   beside.write_text("".join(kept))
   os.replace(beside, path)
+  return spikes

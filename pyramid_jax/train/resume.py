@@ -1,17 +1,26 @@
 """What may change between a run and what goes on from its checkpoint."""
 
+import hashlib
+import json
+import operator
 import pathlib
+import secrets
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyramid_jax.checkpoint import CheckpointError
-from pyramid_jax.config import Config, differences
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from pyramid_jax.checkpoint import CheckpointError, Checkpoints
+from pyramid_jax.config import Config, ConfigError, differences
 
 # Groups of settings that decide what a run's weights are and what it reads; a
 # transformer's rows are compared by `require_same_rows`.
 FIXED = {
-  "dit": ("kind", "seed", "flow", "model"),
-  "vae": ("kind", "seed", "vae", "vae_loss", "videos"),
+  "dit": ("kind", "seed", "flow", "model", "optimizer.method"),
+  "vae": ("kind", "seed", "vae", "vae_loss", "videos", "optimizer.method"),
 }
 # What may change among them.
 FREE = tuple(
@@ -22,6 +31,11 @@ FREE = tuple(
 )  # fmt: skip
 
 
+def _part(config: Config, name: str) -> Any:
+  """A setting or a group of them."""
+  return operator.attrgetter(name)(config)
+
+
 def require_same(
   old: Config,
   new: Config,
@@ -30,9 +44,9 @@ def require_same(
 ):
   """Refuses to continue a checkpoint as a run of another model or data.
 
-  Optimizer, lengths, mesh and reports may change, what is computed in, and the
-  number of loaders. `groups` of settings are compared; by default all that
-  decide a run.
+  The optimizer's settings may change (not its method, whose state is another),
+  lengths, mesh and reports, what is computed in, and the number of loaders.
+  `groups` of settings are compared; by default all that decide a run.
 
   Raises:
     CheckpointError: names every setting that differs.
@@ -41,7 +55,7 @@ def require_same(
     line
     for group in groups or FIXED.get(old.kind, ("kind",))
     for line in differences(
-      getattr(old, group), getattr(new, group), f"config.{group}"
+      _part(old, group), _part(new, group), f"config.{group}"
     )
     if not line.startswith(FREE)
   ]
@@ -128,4 +142,72 @@ def require_same_encoders(
       f"{folder} was trained on latents of other encoders (its -> now): "
       f"{'; '.join(lines)}. Encode the new data with the same ones, or begin "
       "another --workdir, from these weights by --config.train.init."
+    )
+
+
+SEEN_WITHIN = 10  # seconds in which a shared disk shows a new file everywhere
+
+
+def require_same_everywhere(
+  checkpoints: Checkpoints, plan: Mapping[str, Any] | None
+):
+  """Refuses to train where processes would begin with other weights or rows.
+
+  Raises:
+    ConfigError, CheckpointError: on all of them, with what each sees.
+  """
+  if jax.process_count() > 1:
+    _require_same_folder(checkpoints.folder)
+    _require_same_step(checkpoints.folder, checkpoints.latest)
+    _require_same_plan(plan)
+
+
+def _require_same_step(folder: pathlib.Path, latest: int | None):
+  """Refuses processes that see other checkpoints, as of a disk that lags."""
+  mine = np.int64(-1 if latest is None else latest)
+  steps = multihost_utils.process_allgather(mine).tolist()
+  if len(set(steps)) > 1:
+    seen = ", ".join(
+      f"process {i} {'none' if step < 0 else f'step {step}'}"
+      for i, step in enumerate(steps)
+    )
+    raise CheckpointError(
+      f"the newest checkpoint in {folder} is for {seen}. All must see the same "
+      "files: wait until the disk shows them to all, then start the same "
+      "command again."
+    )
+
+
+def _require_same_plan(plan: Mapping[str, Any] | None):
+  """Refuses processes that would train on other rows."""
+  digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).digest()
+  every = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+  other = np.flatnonzero((every != every[0]).any(1))
+  if len(other):
+    seen = "; ".join(f"{k}: {v}" for k, v in (plan or {}).items())
+    raise ConfigError(
+      f"of {len(every)} processes {', '.join(map(str, other))} see other data "
+      f"than process 0; process {jax.process_index()} sees {seen}. Let all of "
+      "them read the same files, then start the same command again."
+    )
+
+
+def _require_same_folder(folder: pathlib.Path):
+  """Refuses a folder of the same name on a disk of each host's own."""
+  number = multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31)))
+  probe = folder.parent / f".seen_by_all_{int(number)}"
+  if jax.process_index() == 0:
+    probe.touch()
+  multihost_utils.sync_global_devices("the probe of the workdir is there")
+  end = time.monotonic() + SEEN_WITHIN
+  while not (seen := probe.exists()) and time.monotonic() < end:
+    time.sleep(0.2)
+  every = multihost_utils.process_allgather(np.int32(seen))
+  if jax.process_index() == 0:
+    probe.unlink()
+  if not every.all():
+    blind = ", ".join(map(str, np.flatnonzero(every == 0)))
+    raise CheckpointError(
+      f"{folder} of process 0 is not that of {blind}; --workdir must be on a "
+      "disk that all processes share."
     )

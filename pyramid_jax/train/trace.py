@@ -31,9 +31,10 @@ class Trace:
     mine = steps if jax.process_index() == 0 else ()
     self.first, self.last = mine or (0, 0)
 
-  def before(self, step: int) -> None:
-    """Begins to record if it is time."""
+  def before(self, step: int, state: Any) -> None:
+    """Begins to record if it is time, once the steps so far are done."""
     if step == self.first:
+      jax.block_until_ready(state)
       jax.profiler.start_trace(self.folder)
       self.running = True
 

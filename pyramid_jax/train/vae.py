@@ -21,7 +21,7 @@ from pyramid_jax.config import (
 from pyramid_jax.data.sizes import check_frames
 from pyramid_jax.models import critic, vae
 from pyramid_jax.models.pure import Params, Pure, pure
-from pyramid_jax.sharding import RULES
+from pyramid_jax.sharding import RULES, beside_split_pictures
 from pyramid_jax.train.accumulate import accumulate
 from pyramid_jax.train.judges import Judges, make_judges
 from pyramid_jax.train.optimizer import make_optimizer
@@ -78,10 +78,12 @@ def make_step(
         judge = critic.Judges()
       else:
         pixels, last_layer = critic.decode(model, params, z)
-        logits = partial(adversary.model.apply, state.adversary["params"])
+        known = beside_split_pictures(state.adversary["params"])
+        logits = partial(adversary.model.apply, known)
         judge = critic.Judges(None, logits, factor, last_layer)
       if judges.lpips:
-        judge = replace(judge, distance=partial(judges.lpips.apply, lpips))
+        known = beside_split_pictures(lpips)
+        judge = replace(judge, distance=partial(judges.lpips.apply, known))
       value, terms = critic.vae_loss(pixels, part["video"], q, weights, judge)
       return value, (terms, pixels)
 
@@ -136,6 +138,7 @@ def _lost(
   pixels: jax.Array,
 ) -> jax.Array:
   """The discriminator's loss on clips and what the decoder made of them."""
+  params = beside_split_pictures(params)
   real, fake = (model.apply(params, x) for x in (part["video"], pixels))
   adversary = weights.adversary
   return adversary.factor * critic.discriminator_loss(

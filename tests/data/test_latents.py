@@ -82,7 +82,7 @@ def test_the_null_prompt_is_of_the_captions_kind(tmp_path):
   with np.load(tmp_path / "new" / "null_prompt.npz") as file:
     kept = dict(file)
   assert str(kept["dtype"]) == "bfloat16"
-  npt.assert_array_equal(store.null.text, null_prompt().text)
+  np.testing.assert_array_equal(store.null.text, null_prompt().text)
   kept |= {
     "dtype": np.array("float32"),
     "text": np.frombuffer(given.text.tobytes(), np.uint8),

@@ -15,7 +15,7 @@ import pytest
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
 from pyramid_jax.config import ConfigError, Period
-from pyramid_jax.train import loop
+from pyramid_jax.train import loop, resume
 from pyramid_jax.train.dit_task import make_task
 from tests.data import random_store
 from tests.train import small_run
@@ -263,28 +263,49 @@ def test_errors_of_one_process_are_not_taken_for_a_lost_one(monkeypatch):
   assert error_after(lost[0]) is own  # there is no other
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   assert [error_after(text) for text in lost] == [loop.PeerLostError] * 2
-  for text in (memory, "INVALID_ARGUMENT: shapes", "UNIMPLEMENTED: float8"):
+  assert error_after(memory) is loop.OutOfMemoryError
+  for text in ("INVALID_ARGUMENT: shapes", "UNIMPLEMENTED: float8"):
     assert error_after(text) is own
 
 
 def test_processes_that_see_other_data_are_told(monkeypatch):
   plan = {"clips to train on": "24 (ab)", "clips held out": "6 (cd)"}
-  loop._require_same_everywhere(plan)  # one process
-  monkeypatch.setattr(jax, "process_count", lambda: 3)
 
   def gather(*others):
     """Of three processes, two of which see `others`."""
     return lambda mine: np.stack([mine, *(mine ^ x for x in others)])
 
-  monkeypatch.setattr(loop.multihost_utils, "process_allgather", gather(0, 0))
-  loop._require_same_everywhere(plan)
-  monkeypatch.setattr(loop.multihost_utils, "process_allgather", gather(0, 1))
+  monkeypatch.setattr(resume.multihost_utils, "process_allgather", gather(0, 0))
+  resume._require_same_plan(plan)
+  monkeypatch.setattr(resume.multihost_utils, "process_allgather", gather(0, 1))
   with pytest.raises(
     ConfigError,
     match=r"of 3 processes 2 see other data than process 0; process 0 sees "
     r"clips to train on: 24 \(ab\); clips held out: 6 \(cd\)\. Let all",
   ):
-    loop._require_same_everywhere(plan)
+    resume._require_same_plan(plan)
+
+
+def test_processes_that_see_other_checkpoints_are_told(monkeypatch, tmp_path):
+  def see(others):
+    gather = lambda mine: np.array([mine, *others])
+    monkeypatch.setattr(resume.multihost_utils, "process_allgather", gather)
+
+  see([4, 4])
+  resume._require_same_step(tmp_path, 4)
+  see([3, -1])
+  with pytest.raises(
+    CheckpointError, match="process 0 step 4, process 1 step 3, process 2 none"
+  ):
+    resume._require_same_step(tmp_path, 4)
+
+
+def test_another_optimizer_is_refused_by_name(store, whole):
+  config = small_run.config(store, STEPS + 1, optimizer__method="muon")
+  with pytest.raises(
+    CheckpointError, match="config.optimizer.method: 'adamw' -> 'muon'"
+  ):
+    train(config, whole[2])
 
 
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(

@@ -1,6 +1,8 @@
 """Reports: means over the steps since the last, every step once."""
 
 import json
+import math
+import time
 
 import jax
 import numpy as np
@@ -83,6 +85,37 @@ def test_lines_of_steps_that_are_taken_again_are_removed(tmp_path):
   assert [(x["step"], x["loss"]) for x in lines(tmp_path)] == [
     (1, 1), (2, 2), (3, 3), (4, 4), (5, 50),
   ]  # fmt: skip
+
+
+def test_spikes_of_steps_that_are_taken_again_are_kept(tmp_path):
+  spike = {"step": 6, "spike": 9.0, "rows": [40, 47]}
+  write(tmp_path, {"step": 5}, {"step": 6}, spike, {"step": 7})
+  values = [{"loss": x} for x in (1.0, math.nan)]  # step 6 stands out again
+  report(tmp_path, start=4, values=values, step=6)
+  assert [x for x in lines(tmp_path) if "spike" in x] == [spike]
+  report(tmp_path, start=0, values=values[:1], step=1)
+  assert not [x for x in lines(tmp_path) if "spike" in x]
+
+
+def test_the_speed_leaves_out_the_step_that_was_compiled(tmp_path):
+  reporter = Reporter(tmp_path, 4, 10, "tokens")
+  time.sleep(0.2)
+  reporter.add({"loss": 3.0}, 100.0)
+  reporter.restart(first_step_seconds=0.2)
+  reporter.add({"loss": 1.0}, 50.0)
+  time.sleep(0.01)
+  values = reporter.report(6)
+  assert (values["loss"], values["first_step_seconds"]) == (2, 0.2)
+  assert 20 < values["steps_per_second"] <= 100
+  np.testing.assert_allclose(
+    values["tokens_per_second"], 50 * values["steps_per_second"]
+  )
+  reporter.add({"loss": 1.0}, 50.0)
+  assert "first_step_seconds" not in reporter.report(7)
+  reporter.add({"loss": 1.0}, 50.0)
+  reporter.restart()
+  assert "steps_per_second" not in reporter.report(8)
+  reporter.close()
 
 
 @pytest.mark.parametrize("half", ['{"step": 3, "lo', "{", "\0\0\0"])
