@@ -5,6 +5,8 @@ A parameter names the meaning of its dimensions ("embed", "mlp", "heads", ...);
 mesh shape in the config and nothing else.
 """
 
+import logging
+import math
 from typing import Any
 
 import jax
@@ -14,6 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pyramid_jax.config import ConfigError, MeshConfig
 
+log = logging.getLogger(__name__)
+
+MANY = 2**20  # parameters that should not lie whole on every device
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
@@ -154,6 +159,31 @@ def tree_shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
   )
 
 
+def tell_whole(mesh: Any, shapes: Any, axes: Any) -> None:
+  """Warns of many parameters that a mesh axis was to split and does not.
+
+  Each device then holds all of them, and of their optimizer's state.
+  """
+  whole: dict[tuple[str, int, int], int] = {}
+
+  def count(x, names: tuple[str | None, ...]):
+    for name, size in zip(names, x.shape, strict=True):
+      split = parts(name, mesh) if name else 1
+      if size % split:
+        key = (name, size, split)
+        whole[key] = whole.get(key, 0) + int(np.prod(x.shape))
+
+  jax.tree.map(count, shapes, axes)
+  for (name, size, split), held in whole.items():
+    if held >= MANY:
+      log.warning(
+        "every device holds %.1f M parameters whole: %s %d is not a multiple "
+        "of config.mesh.%s %d; with %d it is split.",
+        held / 1e6, name, size, RULES[name], split,
+        math.gcd(size, split),
+      )  # fmt: skip
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   """Tells the compiler how an activation lies on the current mesh, if any."""
   mesh = jax.sharding.get_abstract_mesh()
@@ -164,9 +194,10 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   )
 
 
-def parts(name: str) -> int:
-  """Into how many parts the current mesh, if any, splits a logical axis."""
-  mesh, axes = jax.sharding.get_abstract_mesh(), RULES[name] or ()
+def parts(name: str, mesh: Any = None) -> int:
+  """Into how many parts a mesh, or the current one, splits a logical axis."""
+  mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+  axes = RULES[name] or ()
   axes = (axes,) if isinstance(axes, str) else axes
   return 1 if mesh.empty else int(np.prod([mesh.shape[a] for a in axes]))
 

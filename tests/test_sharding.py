@@ -63,6 +63,23 @@ def test_a_dimension_that_cannot_be_divided_stays_whole():
   }
 
 
+def test_many_weights_that_stay_whole_are_told(caplog):
+  """As those of a width of 1920 do on 256 devices, without another word."""
+  axes = {"a": ("embed", "mlp"), "b": ("embed",)}
+  shapes = {"a": np.zeros((1920, 4096)), "b": np.zeros(1920)}
+  split = mesh(1, 4, 2, 1)
+  sharding.tell_whole(split, shapes, axes)
+  small = {"a": np.zeros((9, 9))}
+  sharding.tell_whole(mesh(1, 8, 1, 1), small, {"a": axes["a"]})
+  assert not caplog.text
+  odd = {"a": np.zeros((1922, 4096)), "b": np.zeros(1922)}
+  sharding.tell_whole(split, odd, axes)
+  assert (
+    "holds 7.9 M parameters whole: embed 1922 is not a multiple of "
+    "config.mesh.fsdp 4; with 2 it is split." in caplog.text
+  )
+
+
 def test_one_process_holds_every_row():
   assert sharding.local_rows(mesh(2, 4, 1, 1), 16) == list(range(16))
   assert sharding.local_rows(mesh(1, 2, 4, 1), 2) == [0, 1]

@@ -5,7 +5,13 @@ import pathlib
 
 from absl import flags
 
-from pyramid_jax.cli import app, compilation, processes, sampler_flags
+from pyramid_jax.cli import (
+  app,
+  compilation,
+  mesh_flag,
+  processes,
+  sampler_flags,
+)
 from pyramid_jax.config import ConfigError
 from pyramid_jax.generate import benchmark
 
@@ -33,7 +39,8 @@ def main():
   from pyramid_jax.config import MeshConfig
   from pyramid_jax.generate.clips import Request, frame_bar, generate_missing
 
-  mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
+  mesh = mesh_flag.get()
+  mesh = mesh or sharding.make_mesh(MeshConfig(), jax.local_devices())
   pipeline = sampler_flags.load(F.workdir, mesh)
   changed = sampler_flags.changes(pipeline.config.generate.fps)
   changed = {"frames": kind.frames, **changed}

@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from pyramid_jax.cli import mesh_flag
 from pyramid_jax.config import PRESETS, ConfigError
 
 F = flags.FLAGS
@@ -27,6 +28,8 @@ flags.DEFINE_integer("tile", None, "Pixels a side of a VAE tile; 0: none.")
 flags.DEFINE_bool(
   "renoise", None, "Corrective noise at the jump between stages."
 )
+mesh_flag.define("a sample a device; sequence splits long clips")
+flags.declare_key_flag("mesh")
 OPTIONS = ("height", "width", "frames", "steps", "video_steps", "guidance",
            "video_guidance", "guidance_decay", "negative_prompt",
            "prompt_suffix", "tile", "renoise")  # fmt: skip
@@ -41,8 +44,8 @@ def refuse(*names: str):
   Raises:
     ConfigError: names those that are given.
   """
-  names = ("preset", "seconds", "text", "weights", "low_memory", *OPTIONS,
-           *names)  # fmt: skip
+  names = ("preset", "seconds", "text", "weights", "low_memory", "mesh",
+           *OPTIONS, *names)  # fmt: skip
   given = [f"--{name}" for name in names if F[name].value != F[name].default]
   if given:
     raise ConfigError(
@@ -52,7 +55,8 @@ def refuse(*names: str):
 
 
 def load(workdir: str, mesh=None):
-  """The pipeline of a workdir, by default on all devices."""
+  """The pipeline of a workdir on a mesh, by default that of --mesh."""
+  mesh = mesh or mesh_flag.get()  # before a device is used
   from pyramid_jax.generate.pipeline import Pipeline
 
   return Pipeline.load(

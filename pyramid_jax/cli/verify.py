@@ -7,24 +7,21 @@ verdict. Exit code 1 if something failed or was not compared, 2 if a file could
 not be read.
 """
 
-import contextlib
-import math
 import pathlib
 import sys
 
 from absl import flags
 
-from pyramid_jax.cli import app
-from pyramid_jax.config import ConfigError, MeshConfig, UserError
+from pyramid_jax.cli import app, mesh_flag
+from pyramid_jax.config import ConfigError, UserError
 
 F = flags.FLAGS
 flags.DEFINE_bool("mid", False, "Also intermediates, until the first parts.")
 flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "What the models compute in."
 )
-flags.DEFINE_list(
-  "mesh", [], "Devices an axis, as data=2,tensor=2; by default one device."
-)
+mesh_flag.define("one device")
+flags.declare_key_flag("mesh")
 flags.DEFINE_enum(
   "attention", "auto", ["auto", "xla", "tpu", "gpu", "dense"], "Implementation."
 )
@@ -38,33 +35,11 @@ flags.DEFINE_bool(
 flags.DEFINE_string("table", None, "Write the worst error of each file here.")
 
 
-def mesh(parts: list[str]):
-  """The mesh of --mesh; on a CPU it makes as many devices as it needs."""
-  if not parts:
-    return None
-  try:
-    shape = {k: int(v) for k, v in (part.split("=") for part in parts)}
-    config = MeshConfig(**{"fsdp": 1, **shape})
-  except (ValueError, TypeError):
-    raise ConfigError(
-      f"--mesh={','.join(parts)} is not a list of axis=devices; axes are data, "
-      "fsdp, tensor, sequence."
-    ) from None
-  import jax
-
-  from pyramid_jax import sharding
-
-  count = math.prod(shape.values())
-  with contextlib.suppress(RuntimeError):  # a device was used already
-    jax.config.update("jax_num_cpu_devices", count)
-  return sharding.make_mesh(config, jax.devices()[:count])
-
-
 def main(paths: list[str]) -> int:
   """Compares file by file; the worst of what happened is the exit code."""
   if not paths:
     raise ConfigError("there is no file; give reference files (.npz).")
-  where = mesh(F.mesh)
+  where = mesh_flag.get()
   # here, so that mistakes in flags are told before JAX is imported
   from pyramid_jax.verify.file import kind, read
   from pyramid_jax.verify.options import Options

@@ -60,7 +60,8 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
   """
   step = functools.partial(_step, microbatches=config.train.microbatches)
   if config.kind == "dit":
-    dit.check_row(config, mesh.devices.flat[0].platform)
+    parts = sharding.parts("tokens", mesh)
+    dit.check_row(config, mesh.devices.flat[0].platform, parts)
     program = dit.make_program(config)
     rows = config.latents.rows
     return [step("training step", program, mesh, row_batch(config), rows)]
@@ -97,6 +98,7 @@ def _step(
   name: str, program: Program, mesh: Mesh, batch, rows: int, microbatches: int
 ) -> Job:
   sharding.local_rows(mesh, rows)  # refuses what cannot be split
+  sharding.tell_whole(mesh, program.model.shapes, program.model.axes)
   check_parts(mesh, "a step's batch", rows, microbatches)
   args, frozen = program.arguments(mesh, batch)
   state = args[0]

@@ -68,7 +68,8 @@ class Pipeline:
   ):
     self.config, self.mesh, self.vae_config = config, mesh, vae_config
     self.schedule = schedule_of(config.flow)
-    self._platform = mesh.devices.flat[0].platform
+    platform = mesh.devices.flat[0].platform
+    self._devices = platform, sharding.parts("tokens", mesh)
     self.phases = Phases()
     self._params, self._vae, self._text = params, vae, text
     self._steps = steps = Steps()
@@ -237,7 +238,7 @@ class Pipeline:
     asked = _by_unit(prompts, later or {}, plan.units)
     rows = self._rows({u: fill(x) for u, x in asked.items()}, options, plan)
     tokens = rows[0]["text_segment"].shape[1]
-    check_rows(self.config, plan, tokens, self._platform)
+    check_rows(self.config, plan, tokens, *self._devices)
     self._text.release()
     numbers = range(first, first + count) if isinstance(first, int) else first
     numbers = fill(numbers)
@@ -311,7 +312,7 @@ class Pipeline:
       options = dataclasses.replace(options, video_guidance=scale)
     plan = sampling_plan(self.config, options, self.vae_config)
     given_units(given, plan, options, self.vae_config)
-    check_rows(self.config, plan, TEXT_STEP, self._platform)
+    check_rows(self.config, plan, TEXT_STEP, *self._devices)
     return plan
 
   def metadata(

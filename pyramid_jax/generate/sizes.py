@@ -120,10 +120,13 @@ def given_units(
   return history.unit_count((frames - 1) // time + 1, plan.frames_per_unit)
 
 
-def check_rows(config: Config, plan: Plan, text_tokens: int, platform: str):
+def check_rows(
+  config: Config, plan: Plan, text_tokens: int, platform: str, parts: int = 1
+):
   """Refuses what attention on a platform would in the last unit's row.
 
   It has the longest history, so that all other units would be done by then.
+  `parts` is into how many a mesh splits the tokens of latents and of text.
 
   Raises:
     ConfigError: with the limit and what to do.
@@ -131,10 +134,11 @@ def check_rows(config: Config, plan: Plan, text_tokens: int, platform: str):
   if platform != "tpu" or config.model.attention not in ("auto", "tpu"):
     return
   stages, full = config.flow.stages, plan.height * plan.width // plan.patch**2
-  tokens = text_tokens + max(
+  latent = max(
     history.token_count(plan.clips(plan.units - 1, k), full, stages)
     for k in range(stages)
   )
+  tokens = sum(-(-n // parts) * parts for n in (latent, text_tokens))
   if tokens > tpu.LIMIT:
     raise ConfigError(
       f"the last unit has a row of {tokens} tokens, text and latent, which "

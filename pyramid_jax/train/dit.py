@@ -96,8 +96,11 @@ def make_step(
   return step
 
 
-def check_row(config: Config, platform: str):
+def check_row(config: Config, platform: str, parts: int = 1):
   """Refuses rows that attention on a platform cannot take.
+
+  `parts` is into how many a mesh splits the tokens of latents and of text, each
+  of which is lengthened to a multiple.
 
   Raises:
     ConfigError: with the limit and what to do.
@@ -105,7 +108,8 @@ def check_row(config: Config, platform: str):
   data = config.latents
   if platform == "tpu" and config.model.attention in ("auto", "tpu"):
     try:
-      tpu.check_length(data.latent_tokens + data.text_tokens)
+      each = (data.latent_tokens, data.text_tokens)
+      tpu.check_length(sum(-(-n // parts) * parts for n in each))
     except ValueError as error:
       raise ConfigError(str(error)) from error
 

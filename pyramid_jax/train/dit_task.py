@@ -32,7 +32,8 @@ def make_task(
   Raises:
     ConfigError: datasets that are missing, do not fit the model or the rows.
   """
-  dit.check_row(config, mesh.devices.flat[0].platform)
+  parts = sharding.parts("tokens", mesh)
+  dit.check_row(config, mesh.devices.flat[0].platform, parts)
   data, program = config.latents, dit.make_program(config)
   stores = latents.open_stores([source.path for source in data.sources])
   metadata = stores[0].metadata

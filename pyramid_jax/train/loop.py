@@ -202,6 +202,7 @@ def _report(config, task: Task, state: TrainState, report, step: int, due):
 def _first_state(config, mesh, task: Task, checkpoints: Checkpoints):
   """A fresh state, or the newest one saved."""
   program = task.program
+  sharding.tell_whole(mesh, program.model.shapes, program.model.axes)
   say(
     parameter_overview.get_parameter_overview(
       program.model.shapes, include_stats=False

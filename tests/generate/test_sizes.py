@@ -71,6 +71,8 @@ def test_the_longest_row_is_the_last_units(frames, monkeypatch):
   check_rows(config, plan, 32, "tpu")
   with pytest.raises(ConfigError, match=f"a row of {longest + 1} tokens"):
     check_rows(config, plan, 33, "tpu")
+  with pytest.raises(ConfigError, match="a row of"):
+    check_rows(config, plan, 32, "tpu", parts=48)
 
 
 def test_only_the_kernel_of_tpus_limits_a_row():

@@ -114,3 +114,9 @@ def test_rows_too_long_for_a_tpu_are_told_before_anything_runs():
   dit.check_row(config, "tpu")
   with pytest.raises(ConfigError, match="a row of 32769 tokens, .* the 32768 "):
     dit.check_row(long, "tpu")
+  # 31,999 and 769 tokens are 32,000 and 770 once two devices share each
+  fits = dataclasses.replace(data, latent_tokens=31_999)
+  fits = dataclasses.replace(config, latents=fits)
+  dit.check_row(fits, "tpu")
+  with pytest.raises(ConfigError, match="a row of 32770 tokens"):
+    dit.check_row(fits, "tpu", parts=2)
