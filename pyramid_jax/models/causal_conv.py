@@ -88,7 +88,7 @@ class CausalConv(nnx.Module):
   ) -> tuple[jax.Array, Cache]:
     """Convolves a chunk; with `channels` only that many last ones come out."""
     x = x_BTHWC.astype(self.dtype)
-    kernel, bias = beside_split_pictures((self.kernel[...], self.bias[...]))
+    kernel, bias = self.kernel[...], self.bias[...]
     if channels is not None:
       kernel, bias = kernel[..., -channels:], bias[-channels:]
     kept = TAPS - self.time_stride  # frames that the next chunk reads again
@@ -107,7 +107,7 @@ class CausalConv(nnx.Module):
   def _conv3d(self, x_BTHWC, kernel, bias, zeros_before: int) -> jax.Array:
     y = jax.lax.conv_general_dilated(
       x_BTHWC,
-      kernel,
+      beside_split_pictures(kernel),
       (self.time_stride, self.space_stride, self.space_stride),
       ((zeros_before, 0), (1, 1), (1, 1)),
       dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
@@ -131,7 +131,7 @@ class CausalConv(nnx.Module):
   def _conv2d(self, x_BTHWC: jax.Array, kernel: jax.Array) -> jax.Array:
     y = jax.lax.conv_general_dilated(
       rearrange(x_BTHWC, "b t h w c -> (b t) h w c"),
-      kernel,
+      beside_split_pictures(kernel),
       (self.space_stride,) * 2,
       ((1, 1), (1, 1)),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
