@@ -140,12 +140,9 @@ def dividing_spec(
   """`spec`; a dimension that its mesh axes do not divide stays whole.
 
   So a tiny model runs on the mesh of a large one. (The compiler could split
-  such a dimension unevenly, but with several axes its gradients were wrong. So
-  they are of convolutions whose channels are split beside the height.)
+  such a dimension unevenly, but with several axes its gradients were wrong.)
   """
   chosen = []
-  if parts("space", mesh) > 1:
-    names = tuple(None if name == "channels" else name for name in names)
   for size, part in zip(shape, spec(names), strict=True):
     axes = (part,) if isinstance(part, str) else part or ()
     split = int(np.prod([mesh.shape[a] for a in axes]))
@@ -209,7 +206,7 @@ def beside_split_pictures(weights: Any) -> Any:
   """Weights of convolutions, whole on each device where pictures are split.
 
   Of a convolution whose kernel is split as well as the height of what it sees
-  XLA makes programs that give other numbers (JAX 0.10 and 0.11).
+  XLA makes programs that give other numbers.
   """
   if parts("space") == 1:
     return weights

@@ -203,16 +203,23 @@ def check_phases(config: Config):
 
 
 def check_heights(config: Config, mesh: jax.sharding.Mesh):
-  """Refuses clips whose height the mesh does not split at every level.
+  """Refuses clips whose height the mesh does not split as gradients need it.
 
-  A level that stays whole between split ones had gradients twice those of one
-  device (JAX 0.10, 12 rows on 8 devices).
+  At every level, and over all devices of a clip: where a level stays whole
+  between split ones, or devices of a tensor axis hold the same rows, gradients
+  of kernels were twice those of one device (JAX 0.10).
 
   Raises:
-    ConfigError: says what the height may be.
+    ConfigError: says what the height or the mesh may be.
   """
   factor = 2 ** sum(config.vae.down_space)
-  split = mesh.shape[RULES["space"]]
+  split, same = mesh.shape[RULES["space"]], mesh.shape["tensor"]
+  if split > 1 and same > 1:
+    raise ConfigError(
+      f"config.mesh.tensor {same} beside config.mesh.sequence {split}: a VAE's "
+      "heights are split by sequence alone. Set tensor to 1 and raise sequence, "
+      "fsdp or data."
+    )
   phases = config.videos.phases
   for height in (shape.height for p in phases for shape in p.shapes):
     if height % (factor * split):

@@ -143,7 +143,7 @@ def test_clips_split_over_devices_are_judged_alike(config, frames):
   found = []
   for shape in (
     MeshConfig(data=2, fsdp=2, tensor=2),
-    MeshConfig(data=1, fsdp=2, tensor=2, sequence=2),
+    MeshConfig(data=1, fsdp=2, sequence=4),
   ):
     task = vae_task.make_task(dataclasses.replace(changed, mesh=shape),
                               mesh := sharding.make_mesh(shape))  # fmt: skip

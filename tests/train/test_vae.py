@@ -74,6 +74,9 @@ def test_a_height_that_the_mesh_does_not_split_is_refused(config):
   message = "height 8 is not a multiple of 2 x config.mesh.sequence 8 = 16"
   with pytest.raises(ConfigError, match=message):
     vae_task.make_task(config, sharding.make_mesh(config.mesh))
+  mesh = sharding.make_mesh(MeshConfig(fsdp=2, tensor=2, sequence=2))
+  with pytest.raises(ConfigError, match="tensor 2 beside config.mesh.seq"):
+    vae_task.make_task(config, mesh)
 
 
 def train(config, workdir):
