@@ -178,6 +178,23 @@ def test_a_misread_clip_is_named_beside_what_was_read(tmp_path):
   assert shapes_report.verdict(record) == f"MISS (color {color})"
 
 
+def test_results_are_json_where_nothing_could_be_measured(tmp_path):
+  video = np.zeros((9, 64, 64, 3), np.uint8)
+  video[:, 30:34, 8:56] = shapes.COLORS["red"]  # a bar: no shape, no radius
+  record = shapes_run.score(HELDOUT[0].caption, video, 9)
+  assert np.isnan(record["read"][0]["things"][0]["radius"])
+  empty = shapes_run.score(HELDOUT[0].caption, np.zeros_like(video), 9)
+  records = [{"combination": "", **r} for r in (record, empty)]
+  shapes_report.write_results(tmp_path, {}, records)
+
+  def refuse(name):
+    raise AssertionError(f"{name} is no JSON")
+
+  text = (tmp_path / "results.json").read_text()
+  found = json.loads(text, parse_constant=refuse)
+  assert found["clips"][0]["read"][0]["things"][0]["radius"] is None
+
+
 def test_the_sheet_shows_hits_and_misses_alike():
   right = [{"all_correct": i % 5 > 0} for i in range(20)]
   assert shapes_report.choose(right, 8) == [1, 2, 3, 4, 0, 5, 10, 15]
