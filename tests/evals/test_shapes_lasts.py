@@ -63,6 +63,14 @@ def test_an_object_that_becomes_another_does_not_last(clip, name, table, first):
   assert record["hits"][name] and not record["lasts"]
 
 
+def test_an_object_that_keeps_its_outline_lasts_by_its_color_alone():
+  clip = shapes.render(5, 11, FRAMES, 64, 64, "heldout")
+  assert "white square" in clip.caption and "black" in clip.caption
+  # yellow covers as much of black as white does: no shape tells them apart
+  record = score(clip.caption, changed(clip, 13, "color", "yellow"), FRAMES)
+  assert record["all_correct"] and not record["lasts"]
+
+
 def test_an_object_of_another_color_for_a_third_does_not_last():
   clip = CLIPS[0]
   video = changed(clip, 11, "color", another(clip, "color", shapes.COLORS))
