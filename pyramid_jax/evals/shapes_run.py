@@ -164,12 +164,9 @@ def generate_missing(
     Request(q.prompt, path, q.truth[:given] if given else None, number=i)
     for i, (q, path) in enumerate(zip(questions, paths, strict=True))
   ]
-  bar = clips.frame_bar(requests, options.frames, desc="generate")
-  with bar:
-    clips.generate_missing(
-      pipeline, requests, seed=seed, batch=batch, lossless=True,
-      unit_done=bar.update, **changes,
-    )  # fmt: skip
+  clips.generate_missing(
+    pipeline, requests, seed=seed, batch=batch, lossless=True, **changes
+  )
   return paths
 
 
@@ -182,7 +179,8 @@ def reconstruct_missing(
 ) -> list[pathlib.Path]:
   """Makes the clips that a folder lacks: true ones, encoded and decoded."""
   paths = [folder / f"{i:05d}.mp4" for i in range(len(questions))]
-  missing = [i for i, path in enumerate(paths) if not path.exists()]
+  lacking = set(clips.missing(paths))
+  missing = [i for i, path in enumerate(paths) if path in lacking]
   bar = tqdm(total=len(missing), desc="reconstruct", unit="clip", disable=None)
   with bar:
     for start in range(0, len(missing), batch):

@@ -24,8 +24,7 @@ from av.video.reformatter import (
 )
 
 from pyramid_jax.config import ConfigError
-from pyramid_jax.data import damage
-from pyramid_jax.data.video import STRICT
+from pyramid_jax.data import damage, video
 
 SHOWN = 5  # frames of a clip in a contact sheet
 
@@ -117,7 +116,7 @@ def read_mp4(
   """
   try:
     where = str(pathlib.Path(path).absolute())  # as `mp4_writer`
-    with damage.bad_video(), av.open(where, options=STRICT) as file:
+    with damage.bad_video(), av.open(where, options=video.STRICT) as file:
       comment = file.metadata.get("comment", "")
       frames = [f.to_ndarray(format="rgb24") for f in file.decode(video=0)]
       metadata = json.loads(comment) if comment.startswith("{") else {}
@@ -126,6 +125,18 @@ def read_mp4(
     raise ConfigError(
       f"{path} cannot be read as a video: {error}. Remove it and make it again."
     ) from error
+
+
+def format_of(path: pathlib.Path) -> video.Format:
+  """The format of a video, or of an image as a clip of one frame.
+
+  Raises:
+    BadVideo: a file that cannot be read.
+  """
+  if pathlib.Path(path).suffix.lower() in video.IMAGE_ENDINGS:
+    _, height, width, _ = video.read_frames(path).shape
+    return video.Format(24.0, 1, height, width)
+  return video.read_format(path)
 
 
 def write_gif(path: pathlib.Path, frames_THW3: np.ndarray, fps: float = 24.0):

@@ -143,7 +143,11 @@ def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(
   assert found.missing == ["out/a-0.mp4"]
   (damaged, why), short, slow = found.wrong
   assert damaged == "out/a-1.mp4" and why.startswith("damaged: ")
-  like = "9 frames of 16 x 32 at 24 a second"
+  assert why.endswith("; run the same pyramid-generate again")
+  like = (
+    "9 frames of 16 x 32 at 24 a second; remove it and run the same "
+    "pyramid-generate again"
+  )
   assert short == (
     "out/a-2.mp4", f"7 frames of 16 x 32 at 24 a second, not {like}"
   )  # fmt: skip
