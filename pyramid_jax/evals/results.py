@@ -60,7 +60,7 @@ def _fractions(path: pathlib.Path, content: dict[str, Any]) -> dict[str, float]:
   values = {}
   for key, value in content.items():
     value = value[0] if isinstance(value, list) and value else value
-    name = vbench.check_dimension(key)
+    name = benchmark.check_dimension(key)
     if name in values:
       raise ConfigError(f"{path} has {name} twice; keep one of them.")
     values[name] = _number(path, key, value)

@@ -15,7 +15,7 @@ from pyramid_jax.data import shapes, video
 from pyramid_jax.data.shapes_store import Stored
 from pyramid_jax.evals import shapes_report
 from pyramid_jax.evals.shapes_score import Seen, check_length, score
-from pyramid_jax.generate import clips, export
+from pyramid_jax.generate import benchmark, clips, export
 from pyramid_jax.generate.clips import Request
 from pyramid_jax.generate.pipeline import Pipeline
 from pyramid_jax.generate.trained_vae import TrainedVAE
@@ -83,16 +83,15 @@ def read_prompts(path: str | pathlib.Path, count: int) -> list[Question]:
   """The first prompts of a text file, one a line.
 
   Raises:
-    ConfigError: no such file, or a line that is no caption of the dataset.
+    ConfigError: no such file, one that is no text, or a line that is no
+      caption of the dataset.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise ConfigError(f"--prompts={path} is neither 'heldout' nor a file.")
-  lines = [x.strip() for x in path.read_text().splitlines() if x.strip()]
+  lines = benchmark.read_lines(path)
   for line in lines[:count]:
     shapes.parse_caption(line)
-  if not lines:
-    raise ConfigError(f"--prompts={path} is empty.")
   return [Question(line) for line in lines[:count]]
 
 

@@ -271,3 +271,6 @@ def test_what_cannot_be_evaluated_is_one_line(
   (tmp_path / "a.txt").write_text("a cat\n")
   with pytest.raises(ConfigError, match="'a cat' is no caption"):
     shapes_run.read_prompts(tmp_path / "a.txt", 3)
+  (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
+  with pytest.raises(ConfigError, match=r"b\.txt is not text"):
+    shapes_run.read_prompts(tmp_path / "b.txt", 3)
