@@ -34,7 +34,7 @@ def read_vbench(path: Path) -> dict[str, float]:
       value that is no finite number, two of one, or fractions among percents.
   """
   path = pathlib.Path(path)
-  files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+  files = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
   found: dict[str, tuple[float, pathlib.Path]] = {}
   for file in files:
     content = _read_json(file)
@@ -60,7 +60,10 @@ def _fractions(path: pathlib.Path, content: dict[str, Any]) -> dict[str, float]:
   values = {}
   for key, value in content.items():
     value = value[0] if isinstance(value, list) and value else value
-    name = benchmark.check_dimension(key)
+    try:
+      name = benchmark.check_dimension(key)
+    except ConfigError as error:
+      raise ConfigError(f"{path}: {error}") from error
     if name in values:
       raise ConfigError(f"{path} has {name} twice; keep one of them.")
     values[name] = _number(path, key, value)

@@ -125,11 +125,16 @@ def begin(out: pathlib.Path, settings: dict[str, Any]):
         f"{out} holds clips made with other settings (its -> now): "
         f"{'; '.join(changed)}. Choose another --out."
       )
-  elif any(out.glob("clips/*.mp4")):
+  elif list_clips(out / "clips"):
     raise ConfigError(
       f"{out} holds clips without {path.name}; choose another --out."
     )
   shapes_report.write_text(path, json.dumps(settings, indent=1))
+
+
+def list_clips(folder: str | pathlib.Path) -> list[pathlib.Path]:
+  """The mp4 files of a folder, in order; unfinished ones begin with a dot."""
+  return sorted(pathlib.Path(folder).glob("[!.]*.mp4"))
 
 
 def generate_missing(

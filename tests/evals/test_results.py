@@ -39,7 +39,10 @@ def test_a_folder_is_read_file_by_file(tmp_path):
   [
     ({}, r"has no results of VBench; run its evaluate\.py"),
     ({"a.json": [1]}, "has no results of VBench"),
-    ({"a.json": {"scenes": 0.4}}, "'scenes' is no dimension .*mean scene"),
+    (
+      {"a.json": {"scenes": 0.4}},
+      r"a\.json: 'scenes' is no dimension .*mean scene",
+    ),
     ({"a.json": {"scene": "high"}}, "scene is 'high', not a finite number"),
     ({"a.json": {"scene": []}}, r"scene is \[\], not a finite number"),
     (

@@ -1,6 +1,7 @@
 """Clips are made once, read from files, and refused where they must be."""
 
 import json
+import shutil
 import types
 
 import numpy as np
@@ -166,6 +167,22 @@ def test_continuations_tell_how_much_they_change_what_was_given(dataset):
     assert len(kept) == 1 and len(changes) == 2
     assert all(float(line.split("|")[2]) < 1 for line in changes)
   assert not [line for line in lines(0) if "given" in line]
+
+
+def test_files_that_were_not_finished_are_no_clips(
+  tmp_path, true_clips, dataset
+):
+  for path in true_clips.iterdir():
+    shutil.copy(path, tmp_path / path.name)
+  (tmp_path / ".9.mp4.partial.mp4").write_bytes(b"half")
+  found = shapes_run.list_clips(tmp_path)
+  assert [path.name for path in found] == [f"{i}.mp4" for i in range(5)]
+  result = run("evaluate", f"clips={tmp_path}", f"shapes={dataset}",
+               f"out={tmp_path}/out")  # fmt: skip
+  assert result.code == 0, result.err
+  (tmp_path / "new/clips").mkdir(parents=True)
+  (tmp_path / "new/clips/.0.mp4.partial.mp4").write_bytes(b"half")
+  begin(tmp_path / "new", {})
 
 
 def test_a_misread_clip_is_named_beside_what_was_read(tmp_path):
