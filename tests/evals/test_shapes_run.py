@@ -86,6 +86,26 @@ def test_only_missing_clips_are_generated(tmp_path, monkeypatch):
   assert made == [[3]]
 
 
+def test_only_clips_that_are_not_whole_are_reconstructed(tmp_path):
+  made = []
+
+  def reconstruct(truth, ids, batch):
+    made.extend(ids)
+    return truth
+
+  vae = types.SimpleNamespace(reconstruct=reconstruct)
+  again = lambda: shapes_run.reconstruct_missing(
+    vae, QUESTIONS, tmp_path, batch=2
+  )
+  paths = again()
+  assert made == [f"{i:05d}" for i in range(5)]
+  made.clear()
+  paths[1].write_bytes(b"")
+  paths[4].write_bytes(paths[4].read_bytes()[:-200])
+  assert again() == paths and made == ["00001", "00004"]
+  np.testing.assert_array_equal(export.read_mp4(paths[4])[0], HELDOUT[4].video)
+
+
 @pytest.mark.parametrize(
   "given, questions, options, message",
   [
