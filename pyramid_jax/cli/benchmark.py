@@ -37,7 +37,7 @@ def main():
 
   from pyramid_jax import checkpoint, sharding
   from pyramid_jax.config import MeshConfig
-  from pyramid_jax.generate.clips import Request, frame_bar, generate_missing
+  from pyramid_jax.generate.clips import Request, generate_missing, is_made
 
   mesh = mesh_flag.get()
   mesh = mesh or sharding.make_mesh(MeshConfig(), jax.local_devices())
@@ -58,15 +58,19 @@ def main():
   benchmark.tell_differences(F.benchmark, clips, options.frames)
   mine = clips[jax.process_index() :: jax.process_count()]
   requests = [Request(c.prompt, c.path, number=c.number) for c in mine]
-  with frame_bar(requests, options.frames) as bar:
-    made = generate_missing(
-      pipeline, requests, seed=F.seed, batch=F.batch, unit_done=bar.update,
-      **changed,
-    )  # fmt: skip
-  if rest := sum(not c.path.exists() for c in clips):
-    log.info("%s: waiting for %d clips of other processes", F.out, rest)
+  made = generate_missing(
+    pipeline, requests, seed=F.seed, batch=F.batch, **changed
+  )
+  rest = {c.path for c in clips} - {c.path for c in mine}
+
+  def others_are_done() -> bool:
+    rest.difference_update([path for path in rest if is_made(path)])
+    return not rest
+
   # they may be far behind, and who leaves must not take them along
-  processes.wait_until(lambda: all(c.path.exists() for c in clips), seconds=2)
+  if not others_are_done():
+    log.info("%s: waiting for %d clips of other processes", F.out, len(rest))
+    processes.wait_until(others_are_done, seconds=2)
   print(f"{F.out}: {len(mine)} clips, {len(mine) - made} of them from before")
   print(f"{pipeline.phases}\n{programs}")
 

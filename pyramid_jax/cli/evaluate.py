@@ -62,7 +62,7 @@ def main():
     print(shapes_run.report(out, frames_of, settings, records))
     return
   if F.clips:
-    paths, questions = sorted(pathlib.Path(F.clips).glob("*.mp4")), None
+    paths, questions = shapes_run.list_clips(F.clips), None
     if not paths:
       raise ConfigError(f"--clips={F.clips} holds no mp4 file.")
     settings = {"clips": F.clips}

@@ -52,15 +52,28 @@ def frechet(real: str, fake: str):
   return scoring.of_distance(found)
 
 
-def _check_out(folders: list[str]):
-  """Refuses to write over what tells how a folder's clips were made."""
+def _check_out(mode: str, paths: list[str]):
+  """Refuses to write over what is read, or where it would be read next time."""
   from pyramid_jax.generate import benchmark
 
-  for folder in folders:
-    if F.out and os.path.abspath(F.out) == str(benchmark.manifest_path(folder)):
+  if not F.out:
+    return
+  out = os.path.realpath(F.out)
+  for path in paths:
+    if os.path.abspath(F.out) == str(benchmark.manifest_path(path)):
       raise ConfigError(
         f"--out={F.out} is where pyramid-generate --benchmark says what it "
-        f"makes in {folder}; name another file."
+        f"makes in {path}; name another file."
+      )
+    read = {os.path.realpath(path)}
+    if mode == "evalcrafter":  # of a folder it reads this alone
+      read.add(os.path.realpath(os.path.join(path, "final_result.txt")))
+    else:
+      read.add(os.path.join(os.path.realpath(path), os.path.basename(out)))
+    if out in read:
+      raise ConfigError(
+        f"--out={F.out} would be among what is read of {path}; name a file in "
+        "another folder."
       )
 
 
@@ -76,7 +89,7 @@ def main(arguments: list[str]) -> int:
       f"pyramid-score {mode} takes {' '.join(MODES[mode])}; {len(paths)} were "
       "given."
     )
-  _check_out(paths)
+  _check_out(mode, paths)
   if mode == "frechet":
     found = frechet(*paths)
   else:

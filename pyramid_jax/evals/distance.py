@@ -11,6 +11,7 @@ from pyramid_jax.config import ConfigError, MeshConfig
 from pyramid_jax.convert.inception import load_inception
 from pyramid_jax.data.files import Item
 from pyramid_jax.evals import features, frechet, results
+from pyramid_jax.generate import export
 from pyramid_jax.generate.trained_vae import TrainedVAE
 
 Path = str | os.PathLike
@@ -86,7 +87,7 @@ def of_clips(real: Path, fake: Path, vae: Path, batch: int = 8) -> Distance:
   results.require_whole(fake)
   generated = features.list_items(fake)
   folders = [features.list_items(real, generated[0].kind), generated]
-  like = features.read(generated[0], features.format_of)
+  like = features.read(generated[0], export.format_of)
   trained = TrainedVAE.load(vae, _local_mesh())
   return _distance(
     folders,

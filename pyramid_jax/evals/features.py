@@ -19,6 +19,7 @@ from pyramid_jax.convert.inception import make_inception
 from pyramid_jax.data import video
 from pyramid_jax.data.damage import BadVideo
 from pyramid_jax.data.files import Item, find_files
+from pyramid_jax.generate import export
 from pyramid_jax.generate.trained_vae import TrainedVAE
 from pyramid_jax.models.inception import SIDE
 from pyramid_jax.models.pure import Params
@@ -133,7 +134,7 @@ def latent_features(
   """
 
   def reader(path):
-    if exact and (found := format_of(path)) != like:
+    if exact and (found := export.format_of(path)) != like:
       raise ConfigError(f"{path} has {found}; the others have {like}.")
     return video.read_clip(
       path, [(like.height, like.width)], like.fps, like.frames, like.frames
@@ -161,18 +162,6 @@ def pooled(z_ThwZ: np.ndarray, cells: int = 4) -> np.ndarray:
   for axis in (0, 1):
     parts = [_means(part, min(cells, part.shape[axis]), axis) for part in parts]
   return np.concatenate([part.ravel() for part in parts])
-
-
-def format_of(path: pathlib.Path) -> video.Format:
-  """The format of a video, or of an image as a clip of one frame.
-
-  Raises:
-    BadVideo: a file that cannot be read.
-  """
-  if pathlib.Path(path).suffix.lower() in video.IMAGE_ENDINGS:
-    _, height, width, _ = video.read_frames(path).shape
-    return video.Format(24.0, 1, height, width)
-  return video.read_format(path)
 
 
 def _means(x: np.ndarray, count: int, axis: int) -> np.ndarray:

@@ -15,9 +15,10 @@ from pyramid_jax.config import ConfigError
 from pyramid_jax.data.damage import BadVideo
 from pyramid_jax.data.files import Item
 from pyramid_jax.evals import features, vbench
-from pyramid_jax.generate import benchmark
+from pyramid_jax.generate import benchmark, export
 
 Path = str | os.PathLike
+AGAIN = "run the same pyramid-generate again"
 
 
 def read_vbench(path: Path) -> dict[str, float]:
@@ -33,7 +34,7 @@ def read_vbench(path: Path) -> dict[str, float]:
       value that is no finite number, two of one, or fractions among percents.
   """
   path = pathlib.Path(path)
-  files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+  files = sorted(path.glob("[!.]*.json")) if path.is_dir() else [path]
   found: dict[str, tuple[float, pathlib.Path]] = {}
   for file in files:
     content = _read_json(file)
@@ -59,7 +60,10 @@ def _fractions(path: pathlib.Path, content: dict[str, Any]) -> dict[str, float]:
   values = {}
   for key, value in content.items():
     value = value[0] if isinstance(value, list) and value else value
-    name = vbench.check_dimension(key)
+    try:
+      name = benchmark.check_dimension(key)
+    except ConfigError as error:
+      raise ConfigError(f"{path}: {error}") from error
     if name in values:
       raise ConfigError(f"{path} has {name} twice; keep one of them.")
     values[name] = _number(path, key, value)
@@ -93,7 +97,7 @@ def measure_flickering(folder: Path) -> dict[str, list]:
   """
   each, first = [], None
   for item in _flickering_items(folder):
-    found = features.read(item, features.format_of)
+    found = features.read(item, export.format_of)
     first = first or found
     if (found.fps, found.frames) != (first.fps, first.frames):
       raise ConfigError(
@@ -310,12 +314,13 @@ def check_clips(folder: Path) -> Check:
   wrong = []
   for file, path in there.items():
     try:
-      found = features.format_of(path)
+      found = export.format_of(path)
     except BadVideo as error:
-      wrong.append((file, f"damaged: {error}"))
+      wrong.append((file, f"damaged: {error}; {AGAIN}"))
       continue
     if dataclasses.astuple(found) != wanted:
-      wrong.append((file, f"{found}, not {type(found)(*wanted)}"))
+      why = f"{found}, not {type(found)(*wanted)}"
+      wrong.append((file, f"{why}; remove it and {AGAIN}"))
   known = set(there.values())
   folders = {out, *(path.parent for path in known)}
   beside = (file for d in folders if d.is_dir() for file in d.iterdir())

@@ -15,7 +15,7 @@ from pyramid_jax.data import shapes, video
 from pyramid_jax.data.shapes_store import Stored
 from pyramid_jax.evals import shapes_report
 from pyramid_jax.evals.shapes_score import Seen, check_length, score
-from pyramid_jax.generate import clips, export
+from pyramid_jax.generate import benchmark, clips, export
 from pyramid_jax.generate.clips import Request
 from pyramid_jax.generate.pipeline import Pipeline
 from pyramid_jax.generate.trained_vae import TrainedVAE
@@ -83,16 +83,15 @@ def read_prompts(path: str | pathlib.Path, count: int) -> list[Question]:
   """The first prompts of a text file, one a line.
 
   Raises:
-    ConfigError: no such file, or a line that is no caption of the dataset.
+    ConfigError: no such file, one that is no text, or a line that is no
+      caption of the dataset.
   """
   path = pathlib.Path(path)
   if not path.is_file():
     raise ConfigError(f"--prompts={path} is neither 'heldout' nor a file.")
-  lines = [x.strip() for x in path.read_text().splitlines() if x.strip()]
+  lines = benchmark.read_lines(path)
   for line in lines[:count]:
     shapes.parse_caption(line)
-  if not lines:
-    raise ConfigError(f"--prompts={path} is empty.")
   return [Question(line) for line in lines[:count]]
 
 
@@ -126,11 +125,16 @@ def begin(out: pathlib.Path, settings: dict[str, Any]):
         f"{out} holds clips made with other settings (its -> now): "
         f"{'; '.join(changed)}. Choose another --out."
       )
-  elif any(out.glob("clips/*.mp4")):
+  elif list_clips(out / "clips"):
     raise ConfigError(
       f"{out} holds clips without {path.name}; choose another --out."
     )
   shapes_report.write_text(path, json.dumps(settings, indent=1))
+
+
+def list_clips(folder: str | pathlib.Path) -> list[pathlib.Path]:
+  """The mp4 files of a folder, in order; unfinished ones begin with a dot."""
+  return sorted(pathlib.Path(folder).glob("[!.]*.mp4"))
 
 
 def generate_missing(
@@ -164,12 +168,9 @@ def generate_missing(
     Request(q.prompt, path, q.truth[:given] if given else None, number=i)
     for i, (q, path) in enumerate(zip(questions, paths, strict=True))
   ]
-  bar = clips.frame_bar(requests, options.frames, desc="generate")
-  with bar:
-    clips.generate_missing(
-      pipeline, requests, seed=seed, batch=batch, lossless=True,
-      unit_done=bar.update, **changes,
-    )  # fmt: skip
+  clips.generate_missing(
+    pipeline, requests, seed=seed, batch=batch, lossless=True, **changes
+  )
   return paths
 
 
@@ -182,7 +183,8 @@ def reconstruct_missing(
 ) -> list[pathlib.Path]:
   """Makes the clips that a folder lacks: true ones, encoded and decoded."""
   paths = [folder / f"{i:05d}.mp4" for i in range(len(questions))]
-  missing = [i for i, path in enumerate(paths) if not path.exists()]
+  lacking = set(clips.missing(paths))
+  missing = [i for i, path in enumerate(paths) if path in lacking]
   bar = tqdm(total=len(missing), desc="reconstruct", unit="clip", disable=None)
   with bar:
     for start in range(0, len(missing), batch):

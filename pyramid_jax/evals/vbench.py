@@ -7,12 +7,12 @@ github.com/Vchitect/VBench.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 
 import numpy as np
 
 from pyramid_jax.config import ConfigError
+from pyramid_jax.generate.benchmark import check_dimension
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,22 +98,6 @@ class Scores:
         text = f"{value:.2f}{' (partial)' if partial else ''}"
       lines.append(f"{name:<24}{text}")
     return "\n".join(lines)
-
-
-def check_dimension(name: str) -> str:
-  """The dimension as VBench's files write it; blanks count as underscores.
-
-  Raises:
-    ConfigError: there is none of this name; the nearest is named.
-  """
-  known = name.strip().lower().replace(" ", "_")
-  if known not in DIMENSIONS:
-    near = difflib.get_close_matches(known, DIMENSIONS, 1, 0.0)[0]
-    raise ConfigError(
-      f"{name!r} is no dimension of VBench; did you mean {near}? There are "
-      f"{', '.join(DIMENSIONS)}."
-    )
-  return known
 
 
 def normalised(raw: Mapping[str, float]) -> dict[str, float]:

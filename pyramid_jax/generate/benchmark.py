@@ -7,6 +7,7 @@ clips in a folder; what was made is told by a JSON file beside it.
 
 import collections
 import dataclasses
+import difflib
 import hashlib
 import json
 import logging
@@ -26,6 +27,13 @@ FPS = 24.0
 # bytes: a file system's 255 less what an unfinished file has around its name
 LONGEST_NAME = 255 - len("..partial.mp4")
 STATIC = "temporal_flickering"  # VBench keeps the clips of it that stand still
+DIMENSIONS = (
+  "subject_consistency", "background_consistency", STATIC,
+  "motion_smoothness", "dynamic_degree", "aesthetic_quality",
+  "imaging_quality", "object_class", "multiple_objects", "human_action",
+  "color", "spatial_relationship", "scene", "appearance_style",
+  "temporal_style", "overall_consistency",
+)  # fmt: skip
 SAMPLES, STATIC_SAMPLES = 5, 25  # clips of a prompt of VBench
 
 
@@ -80,25 +88,55 @@ def read_prompts(path: str | os.PathLike) -> dict[str, int]:
   if it is called so), 5 otherwise.
 
   Raises:
-    ConfigError: no such file, or no prompts in it.
+    ConfigError: no such file, no prompts in it, or an unknown dimension.
   """
   path = pathlib.Path(path)
-  if path.suffix != ".json":
+  if path.suffix.lower() != ".json":
     return dict.fromkeys(read_lines(path), _samples({path.stem}))
   text = _read_text(path)
   try:
-    entries = [(x["prompt_en"], x["dimension"]) for x in json.loads(text)]
-  except (ValueError, TypeError, KeyError) as error:
+    entries = [_read_entry(entry) for entry in json.loads(text)]
+  except (ValueError, TypeError, KeyError, RecursionError) as error:
     raise ConfigError(
       f"{path} is not like VBench_full_info.json, a list of entries with "
       f"prompt_en and dimension ({type(error).__name__}: {error})."
     ) from error
   dimensions = collections.defaultdict(set)
   for prompt, names in entries:
-    dimensions[prompt] |= {names} if isinstance(names, str) else {*names}
+    try:
+      dimensions[prompt].update(map(check_dimension, names))
+    except ConfigError as error:
+      raise ConfigError(f"{path}: {error}") from error
   if not dimensions:
     raise ConfigError(f"{path} has no prompts.")
   return {p: _samples(names) for p, names in dimensions.items()}
+
+
+def _read_entry(entry: Any) -> tuple[str, list[str]]:
+  """The prompt and the dimensions of one entry."""
+  prompt, names = entry["prompt_en"], entry["dimension"]
+  names = [names] if isinstance(names, str) else names
+  if not isinstance(prompt, str):
+    raise TypeError(f"prompt_en is {prompt!r}, not text")
+  if not isinstance(names, list) or any(not isinstance(n, str) for n in names):
+    raise TypeError(f"dimension is {names!r}, not text or a list of texts")
+  return prompt, names
+
+
+def check_dimension(name: str) -> str:
+  """The dimension as VBench's files write it; blanks count as underscores.
+
+  Raises:
+    ConfigError: there is none of this name; the nearest is named.
+  """
+  known = name.strip().lower().replace(" ", "_")
+  if known not in DIMENSIONS:
+    near = difflib.get_close_matches(known, DIMENSIONS, 1, 0.0)[0]
+    raise ConfigError(
+      f"{name!r} is no dimension of VBench; did you mean {near}? There are "
+      f"{', '.join(DIMENSIONS)}."
+    )
+  return known
 
 
 def _samples(dimensions: Collection[str]) -> int:
@@ -109,8 +147,12 @@ def read_lines(path: str | os.PathLike) -> list[str]:
   """The prompts of a text file, one a line.
 
   Raises:
-    ConfigError: no such file, or no prompts in it.
+    ConfigError: no such file, one of JSON, or no prompts in it.
   """
+  if pathlib.Path(path).suffix.lower() in (".json", ".jsonl"):
+    raise ConfigError(
+      f"--prompts: {path} is JSON; text is read here, a prompt a line."
+    )
   lines = [x.strip() for x in _read_text(path).split("\n") if x.strip()]
   if not lines:
     raise ConfigError(f"--prompts: {path} has no prompts.")

@@ -2,17 +2,21 @@
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from pyramid_jax.config import ConfigError, GenerateConfig
+from pyramid_jax.data.damage import BadVideo
 from pyramid_jax.generate import export
 from pyramid_jax.generate.pipeline import Pipeline
 from pyramid_jax.generate.sizes import given_units
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,33 +176,62 @@ def model_calls(
   return calls
 
 
-def frame_bar(requests: Sequence[Request], frames: int, **options: Any) -> tqdm:
-  """A bar of all frames, at those of the clips that are there."""
-  there = sum(request.path.exists() for request in requests)
-  return tqdm(
-    total=len(requests) * frames, initial=there * frames, unit="frame",
-    disable=None, **options,
-  )  # fmt: skip
+def is_made(path: pathlib.Path) -> bool:
+  """Whether a clip is there and whole, as its packets tell."""
+  if not path.exists():
+    return False
+  try:
+    export.format_of(path)
+  except BadVideo:
+    return False
+  return True
+
+
+def missing(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+  """The clips that are to be made; a warning names those that are damaged."""
+  result = [path for path in paths if not is_made(path)]
+  for path in result:
+    if path.exists():
+      log.warning("%s is damaged; it is made again", path)
+  return result
 
 
 def generate_missing(
-  pipeline: Pipeline, requests: Sequence[Request], *, batch: int, **options: Any
+  pipeline: Pipeline,
+  requests: Sequence[Request],
+  *,
+  seed: int,
+  batch: int,
+  lossless: bool = False,
+  **changes: Any,
 ) -> int:
-  """Makes the clips whose files are not there.
+  """Makes the clips whose files are not there, or not whole.
 
   Args:
     pipeline: of the model.
     requests: the clips, each with its number.
+    seed: of all draws.
     batch: clips generated together.
-    **options: as of `generate_clips`.
+    lossless: as of `generate_clips`.
+    **changes: to the pipeline's options.
 
   Returns:
     How many it made.
   """
-  todo = [r for r in requests if not r.path.exists()]
-  for start in range(0, len(todo), batch):
-    part = todo[start : start + batch]
-    generate_clips(pipeline, part, batch=batch, **options)
+  lacking = set(missing(r.path for r in requests))
+  todo = [r for r in requests if r.path in lacking]
+  frames = pipeline.options(**changes).frames
+  bar = tqdm(
+    total=len(requests) * frames,
+    initial=(len(requests) - len(todo)) * frames,
+    desc="generate", unit="frame", disable=None,
+  )  # fmt: skip
+  with bar:
+    for start in range(0, len(todo), batch):
+      generate_clips(
+        pipeline, todo[start : start + batch], seed=seed, batch=batch,
+        lossless=lossless, unit_done=bar.update, **changes,
+      )  # fmt: skip
   return len(todo)
 
 

@@ -16,10 +16,15 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
+from av.video.reformatter import (
+  ColorPrimaries,
+  ColorRange,
+  Colorspace,
+  ColorTrc,
+)
 
 from pyramid_jax.config import ConfigError
-from pyramid_jax.data import damage
-from pyramid_jax.data.video import STRICT
+from pyramid_jax.data import damage, video
 
 SHOWN = 5  # frames of a clip in a contact sheet
 
@@ -35,12 +40,14 @@ def mp4_writer(
   """A function that appends frames uint8 [T, H, W, 3] to an H.264 file.
 
   `metadata` is kept in its comment, as JSON. A lossless file holds the very
-  pixels, for measurements; VLC and FFmpeg play it, browsers do not.
+  pixels, for measurements; VLC and FFmpeg play it, browsers do not. Any
+  other is of BT.709 and says so: players would guess by its size.
 
   The file appears under its name when the block ends well; half-written ones
   never do. Odd sizes lose their last row or column (H.264 halves colour).
   """
-  path = pathlib.Path(path)
+  # absolute: FFmpeg takes what stands before a colon for a protocol
+  path = pathlib.Path(path).absolute()
   path.parent.mkdir(parents=True, exist_ok=True)
   beside = path.with_name(f".{path.name}.partial.mp4")
   rate = Fraction(fps).limit_denominator(1001)
@@ -53,20 +60,9 @@ def mp4_writer(
       def append(frames: np.ndarray):
         nonlocal stream
         if stream is None:
-          codec = "libx264rgb" if lossless else "libx264"
-          stream = file.add_stream(codec, rate=rate)
-          even = 1 if lossless else 2
-          stream.height, stream.width = (
-            n // even * even for n in frames.shape[1:3]
-          )
-          stream.pix_fmt = "rgb24" if lossless else "yuv420p"
-          quality = {"qp": "0"} if lossless else {"crf": "16"}
-          stream.options = {**quality, "preset": "medium"}
+          stream = _add_stream(file, rate, *frames.shape[1:3], lossless)
         for frame in frames[:, : stream.height, : stream.width]:
-          picture = av.VideoFrame.from_ndarray(
-            np.ascontiguousarray(frame), format="rgb24"
-          )
-          file.mux(stream.encode(picture))
+          file.mux(stream.encode(_picture(frame, lossless)))
 
       yield append
       if stream is not None:
@@ -74,6 +70,40 @@ def mp4_writer(
     os.replace(beside, path)
   finally:
     beside.unlink(missing_ok=True)
+
+
+def _add_stream(
+  file: av.container.OutputContainer,
+  rate: Fraction,
+  height: int,
+  width: int,
+  lossless: bool,
+) -> av.VideoStream:
+  stream = file.add_stream("libx264rgb" if lossless else "libx264", rate=rate)
+  even = 1 if lossless else 2
+  stream.height, stream.width = (n // even * even for n in (height, width))
+  stream.pix_fmt = "rgb24" if lossless else "yuv420p"
+  quality = {"qp": "0"} if lossless else {"crf": "16"}
+  stream.options = {**quality, "preset": "medium"}
+  if not lossless:
+    codec = stream.codec_context
+    codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+    codec.color_primaries = ColorPrimaries.BT709
+    codec.color_trc = ColorTrc.BT709
+  return stream
+
+
+def _picture(frame_HW3: np.ndarray, lossless: bool) -> av.VideoFrame:
+  """A frame as the stream takes it; left alone, RGB becomes BT.601's YUV."""
+  image = np.ascontiguousarray(frame_HW3)
+  picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+  if lossless:
+    return picture
+  return picture.reformat(
+    format="yuv420p",
+    dst_colorspace=Colorspace.ITU709,
+    dst_color_range=ColorRange.MPEG,
+  )
 
 
 def read_mp4(
@@ -85,7 +115,8 @@ def read_mp4(
     ConfigError: it is missing, damaged or no video.
   """
   try:
-    with damage.bad_video(), av.open(str(path), options=STRICT) as file:
+    where = str(pathlib.Path(path).absolute())  # as `mp4_writer`
+    with damage.bad_video(), av.open(where, options=video.STRICT) as file:
       comment = file.metadata.get("comment", "")
       frames = [f.to_ndarray(format="rgb24") for f in file.decode(video=0)]
       metadata = json.loads(comment) if comment.startswith("{") else {}
@@ -94,6 +125,18 @@ def read_mp4(
     raise ConfigError(
       f"{path} cannot be read as a video: {error}. Remove it and make it again."
     ) from error
+
+
+def format_of(path: pathlib.Path) -> video.Format:
+  """The format of a video, or of an image as a clip of one frame.
+
+  Raises:
+    BadVideo: a file that cannot be read.
+  """
+  if pathlib.Path(path).suffix.lower() in video.IMAGE_ENDINGS:
+    _, height, width, _ = video.read_frames(path).shape
+    return video.Format(24.0, 1, height, width)
+  return video.read_format(path)
 
 
 def write_gif(path: pathlib.Path, frames_THW3: np.ndarray, fps: float = 24.0):

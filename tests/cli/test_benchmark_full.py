@@ -43,19 +43,21 @@ def test_a_benchmark_is_resumed_clip_by_clip(workdirs, folder):
     for i in range(5)
   ]
   assert len(set(made.values())) == 10  # all differ, of one prompt too
-  formats = {features.format_of(path) for path in clips.iterdir()}
+  formats = {export.format_of(path) for path in clips.iterdir()}
   assert formats == {video.Format(24.0, 9, 32, 32)}
   assert run("clips", clips, "part=true").code == 0
   lost = ["a red circle-3.mp4", "a blue square-0.mp4"]
   before = {name: export.read_mp4(clips / name) for name in made}
   times = {p.name: p.stat().st_mtime_ns for p in clips.iterdir()}
-  for name in lost:
-    (clips / name).unlink()
+  (clips / lost[0]).unlink()
+  whole = (clips / lost[1]).read_bytes()
+  (clips / lost[1]).write_bytes(whole[: len(whole) // 2])  # a copy that ended
   result = run("clips", clips)
   assert result.code == 1 and "8 of 10 clips" in result.out
   # in another batch, beside others
   result = commands.run(*flags[:-1], "batch=8")
   assert "10 clips, 8 of them from before" in result.out
+  assert f"{lost[1]} is damaged; it is made again" in result.err
   for path in clips.iterdir():
     kept = path.stat().st_mtime_ns == times[path.name]
     assert kept == (path.name not in lost)

@@ -73,6 +73,30 @@ def test_flickering_of_a_folder_is_a_result_of_vbench(tmp_path):
   assert result.code == 1 and "semantic                not" in result.out
 
 
+def test_values_are_not_written_where_they_would_be_read(tmp_path):
+  results = tmp_path / "results"
+  results.mkdir()
+  (results / "raw.json").write_text(json.dumps(PYRAMID))
+  (results / "final_result.txt").write_text(f"Metrics: {RAW}\n")
+  clip = np.zeros((3, 16, 16, 3), np.uint8)
+  export.write_clip(tmp_path / "clips/a.mp4", clip, 24)
+  files = {p: p.read_bytes() for p in tmp_path.rglob("*.*")}
+  for kind, path, out in (
+    ("vbench", "results", "results/scores.json"),
+    ("vbench", "results/raw.json", "results/raw.json"),
+    ("evalcrafter", "results", "results/final_result.txt"),
+    ("flicker", "clips", "clips/flicker.json"),
+  ):
+    refused(
+      rf"--out=.*{out} would be among what is read of .*{path}; name a file",
+      *score(kind, tmp_path / path, f"out={tmp_path / out}"), files=True,
+    )  # fmt: skip
+  assert {p: p.read_bytes() for p in tmp_path.rglob("*.*")} == files
+  out = f"out={results}/scores.json"  # it reads one other file of it
+  for _ in range(2):
+    assert run("evalcrafter", results, out).code == 0
+
+
 def test_a_part_of_a_benchmark_is_enough_only_if_that_is_said(tmp_path):
   (tmp_path / "p.txt").write_text("a\n")
   clips = benchmark.make_clips("vbench", tmp_path / "p.txt", tmp_path / "out")

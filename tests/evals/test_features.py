@@ -58,8 +58,8 @@ def test_a_file_says_its_format_and_gives_all_its_frames(tmp_path):
   frames = np.full((7, 32, 48, 3), 90, np.uint8)
   export.write_clip(tmp_path / "a.mp4", frames, 24)
   export.write_clip(tmp_path / "a.png", frames, 24)
-  assert features.format_of(tmp_path / "a.mp4") == video.Format(24, 7, 32, 48)
-  assert features.format_of(tmp_path / "a.png") == video.Format(24, 1, 32, 48)
+  assert export.format_of(tmp_path / "a.mp4") == video.Format(24, 7, 32, 48)
+  assert export.format_of(tmp_path / "a.png") == video.Format(24, 1, 32, 48)
   # coded in YUV
   np.testing.assert_allclose(
     video.read_frames(tmp_path / "a.mp4"), frames, atol=2

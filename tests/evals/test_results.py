@@ -39,7 +39,10 @@ def test_a_folder_is_read_file_by_file(tmp_path):
   [
     ({}, r"has no results of VBench; run its evaluate\.py"),
     ({"a.json": [1]}, "has no results of VBench"),
-    ({"a.json": {"scenes": 0.4}}, "'scenes' is no dimension .*mean scene"),
+    (
+      {"a.json": {"scenes": 0.4}},
+      r"a\.json: 'scenes' is no dimension .*mean scene",
+    ),
     ({"a.json": {"scene": "high"}}, "scene is 'high', not a finite number"),
     ({"a.json": {"scene": []}}, r"scene is \[\], not a finite number"),
     (
@@ -143,7 +146,11 @@ def test_clips_that_are_missing_damaged_or_otherwise_made_are_named(
   assert found.missing == ["out/a-0.mp4"]
   (damaged, why), short, slow = found.wrong
   assert damaged == "out/a-1.mp4" and why.startswith("damaged: ")
-  like = "9 frames of 16 x 32 at 24 a second"
+  assert why.endswith("; run the same pyramid-generate again")
+  like = (
+    "9 frames of 16 x 32 at 24 a second; remove it and run the same "
+    "pyramid-generate again"
+  )
   assert short == (
     "out/a-2.mp4", f"7 frames of 16 x 32 at 24 a second, not {like}"
   )  # fmt: skip

@@ -15,7 +15,7 @@ from pyramid_jax.evals import shapes_score
     (12, 97, 128, 128, 2),
   ],
 )
-def test_each_attribute_is_read_right_in_99_of_100_clips(
+def test_each_attribute_is_right_and_lasts_in_99_of_100_clips(
   clips, frames, height, width, objects
 ):
   records = []
@@ -28,5 +28,7 @@ def test_each_attribute_is_read_right_in_99_of_100_clips(
     records.append({"combination": "", **record})
   rates = shapes_score.summary(records)["attributes"]
   assert set(rates) == set(shapes_score.ATTRIBUTES)
+  lasting = [record["lasts"] for record in records]
+  rates["lasts"] = shapes_score.Rate(sum(lasting), clips)
   low = {name: rate for name, rate in rates.items() if rate.hits < 0.99 * clips}
   assert not low, {name: str(rate) for name, rate in low.items()}

@@ -1,6 +1,7 @@
 """Clips are made once, read from files, and refused where they must be."""
 
 import json
+import shutil
 import types
 
 import numpy as np
@@ -83,6 +84,26 @@ def test_only_missing_clips_are_generated(tmp_path, monkeypatch):
   paths[3].unlink()
   again()
   assert made == [[3]]
+
+
+def test_only_clips_that_are_not_whole_are_reconstructed(tmp_path):
+  made = []
+
+  def reconstruct(truth, ids, batch):
+    made.extend(ids)
+    return truth
+
+  vae = types.SimpleNamespace(reconstruct=reconstruct)
+  again = lambda: shapes_run.reconstruct_missing(
+    vae, QUESTIONS, tmp_path, batch=2
+  )
+  paths = again()
+  assert made == [f"{i:05d}" for i in range(5)]
+  made.clear()
+  paths[1].write_bytes(b"")
+  paths[4].write_bytes(paths[4].read_bytes()[:-200])
+  assert again() == paths and made == ["00001", "00004"]
+  np.testing.assert_array_equal(export.read_mp4(paths[4])[0], HELDOUT[4].video)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +189,22 @@ def test_continuations_tell_how_much_they_change_what_was_given(dataset):
   assert not [line for line in lines(0) if "given" in line]
 
 
+def test_files_that_were_not_finished_are_no_clips(
+  tmp_path, true_clips, dataset
+):
+  for path in true_clips.iterdir():
+    shutil.copy(path, tmp_path / path.name)
+  (tmp_path / ".9.mp4.partial.mp4").write_bytes(b"half")
+  found = shapes_run.list_clips(tmp_path)
+  assert [path.name for path in found] == [f"{i}.mp4" for i in range(5)]
+  result = run("evaluate", f"clips={tmp_path}", f"shapes={dataset}",
+               f"out={tmp_path}/out")  # fmt: skip
+  assert result.code == 0, result.err
+  (tmp_path / "new/clips").mkdir(parents=True)
+  (tmp_path / "new/clips/.0.mp4.partial.mp4").write_bytes(b"half")
+  begin(tmp_path / "new", {})
+
+
 def test_a_misread_clip_is_named_beside_what_was_read(tmp_path):
   record = shapes_run.score(HELDOUT[0].caption, HELDOUT[0].video, 9)
   assert shapes_report.verdict(record) == "HIT"
@@ -176,6 +213,23 @@ def test_a_misread_clip_is_named_beside_what_was_read(tmp_path):
   wrong = HELDOUT[0].caption.replace(f" {color} ", f" {other} ")
   record = shapes_run.score(wrong, HELDOUT[0].video, 9)
   assert shapes_report.verdict(record) == f"MISS (color {color})"
+
+
+def test_results_are_json_where_nothing_could_be_measured(tmp_path):
+  video = np.zeros((9, 64, 64, 3), np.uint8)
+  video[:, 30:34, 8:56] = shapes.COLORS["red"]  # a bar: no shape, no radius
+  record = shapes_run.score(HELDOUT[0].caption, video, 9)
+  assert np.isnan(record["read"][0]["things"][0]["radius"])
+  empty = shapes_run.score(HELDOUT[0].caption, np.zeros_like(video), 9)
+  records = [{"combination": "", **r} for r in (record, empty)]
+  shapes_report.write_results(tmp_path, {}, records)
+
+  def refuse(name):
+    raise AssertionError(f"{name} is no JSON")
+
+  text = (tmp_path / "results.json").read_text()
+  found = json.loads(text, parse_constant=refuse)
+  assert found["clips"][0]["read"][0]["things"][0]["radius"] is None
 
 
 def test_the_sheet_shows_hits_and_misses_alike():
@@ -254,3 +308,6 @@ def test_what_cannot_be_evaluated_is_one_line(
   (tmp_path / "a.txt").write_text("a cat\n")
   with pytest.raises(ConfigError, match="'a cat' is no caption"):
     shapes_run.read_prompts(tmp_path / "a.txt", 3)
+  (tmp_path / "b.txt").write_bytes(b"\xff\xfe")
+  with pytest.raises(ConfigError, match=r"b\.txt is not text"):
+    shapes_run.read_prompts(tmp_path / "b.txt", 3)

@@ -5,6 +5,7 @@ import pytest
 
 from pyramid_jax.config import ConfigError
 from pyramid_jax.evals import vbench
+from pyramid_jax.generate import benchmark
 
 # Table 5 of the paper: (quality, semantic, total) of Table 1, then the raw row
 # in the table's order; T2V-Turbo and CogVideoX-2B as VBench's leaderboard has
@@ -112,12 +113,19 @@ def test_a_group_that_was_not_measured_has_no_score_and_no_total():
   assert "not measured" in str(found)
 
 
+def test_prompts_are_read_of_the_dimensions_that_are_scored():
+  assert tuple(vbench.DIMENSIONS) == benchmark.DIMENSIONS
+  assert benchmark.STATIC == vbench.FLICKERING
+
+
 def test_unknown_dimensions_and_impossible_values_are_told():
   with pytest.raises(ConfigError, match="'scenes' is no .*did you mean scene"):
     vbench.scores({"scenes": 0.4})
   with pytest.raises(ConfigError, match="scene is 43.2; .* within 0 and 1"):
     vbench.scores({"scene": 43.2})
-  assert vbench.check_dimension("Temporal flickering") == "temporal_flickering"
+  assert (
+    benchmark.check_dimension("Temporal flickering") == "temporal_flickering"
+  )
 
 
 def test_flickering_is_one_minus_the_mean_step():

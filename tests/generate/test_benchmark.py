@@ -44,6 +44,14 @@ def test_a_prompt_of_several_entries_has_the_dimensions_of_all(tmp_path):
 
 
 @pytest.mark.parametrize(
+  "name", ["temporal flickering", " Temporal Flickering", "temporal_flickering"]
+)
+def test_a_dimension_may_be_written_with_blanks_and_capitals(tmp_path, name):
+  file = full_info(tmp_path / "info.json", [("a", ["scene", name])])
+  assert read_prompts(file) == {"a": 25}
+
+
+@pytest.mark.parametrize(
   "name, samples", [("all_dimension.txt", 5), ("temporal_flickering.txt", 25)]
 )
 def test_text_files_have_a_prompt_a_line(tmp_path, name, samples):
@@ -153,12 +161,25 @@ def test_a_benchmark_has_true_24_frames_a_second():
       benchmark.check_fps(fps, "run")
 
 
+@pytest.mark.parametrize("name", ["coco", "evalcrafter"])
+@pytest.mark.parametrize("ending", [".json", ".JSON", ".jsonl"])
+def test_json_is_not_taken_for_a_prompt_a_line(tmp_path, name, ending):
+  captions = full_info(tmp_path / f"captions{ending}", [("a", "color")])
+  with pytest.raises(ConfigError, match=r"is JSON; text .* a prompt a line"):
+    make_clips(name, captions, tmp_path / "out")
+
+
 def test_prompts_that_cannot_be_read_are_told(tmp_path):
   (tmp_path / "empty.txt").write_text("\n \n")
   (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
   (tmp_path / "other.json").write_text('[{"prompt": "a"}]')
   (tmp_path / "half.json").write_text('[{"prompt_en": "a"')
   (tmp_path / "none.json").write_text("[]")
+  (tmp_path / "deep.json").write_text("[" * 100_000)
+  full_info(tmp_path / "null.json", [(None, ["color"])])
+  full_info(tmp_path / "number.json", [("a", 3)])
+  full_info(tmp_path / "of null.json", [("a", [None])])
+  full_info(tmp_path / "static.json", [("a", ["temporal_flicker"])])
   for name, message in (
     ("missing.txt", "is not a file"),
     ("empty.txt", "has no prompts"),
@@ -166,6 +187,15 @@ def test_prompts_that_cannot_be_read_are_told(tmp_path):
     ("other.json", r"not like VBench_full_info\.json.*prompt_en"),
     ("half.json", "not like VBench_full_info"),
     ("none.json", "has no prompts"),
+    ("null.json", r"null\.json is not like .*prompt_en is None, not text"),
+    ("number.json", r"dimension is 3, not text or a list of texts"),
+    ("of null.json", r"dimension is \[None\], not text or a list"),
+    (
+      "static.json",
+      r"static\.json: 'temporal_flicker' is no dimension of "
+      "VBench; did you mean temporal_flickering",
+    ),
+    ("deep.json", "not like VBench_full_info"),
   ):
     with pytest.raises(ConfigError, match=message):
       make_clips("vbench", tmp_path / name, tmp_path / "out")

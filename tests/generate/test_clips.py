@@ -1,5 +1,7 @@
 """Which clips are made together, and that none stays in memory."""
 
+import dataclasses
+import logging
 import weakref
 
 import jax
@@ -16,7 +18,12 @@ from pyramid_jax.config import (
   MeshConfig,
 )
 from pyramid_jax.generate import export
-from pyramid_jax.generate.clips import Request, generate_clips, model_calls
+from pyramid_jax.generate.clips import (
+  Request,
+  generate_clips,
+  generate_missing,
+  model_calls,
+)
 from pyramid_jax.generate.phases import Part
 from pyramid_jax.generate.pipeline import Pipeline
 from tests.data import videos
@@ -102,6 +109,34 @@ def test_a_gif_has_the_frames_of_all_units(tmp_path):
   generate_clips(Counting(), requests(tmp_path, 0, ending="gif"))
   with PIL.Image.open(tmp_path / "0.gif") as file:
     assert file.n_frames == FRAMES
+
+
+def cut(path):
+  path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize("ending", ["mp4", "png"])
+def test_clips_that_are_not_whole_are_made_again(tmp_path, ending, caplog):
+  pipeline = Counting()
+  todo = [
+    dataclasses.replace(r, number=i)
+    for i, r in enumerate(requests(tmp_path, 0, 0, 0, 0, ending=ending))
+  ]
+  make = lambda: generate_missing(pipeline, todo, seed=0, batch=2)
+  with caplog.at_level(logging.WARNING):
+    assert make() == 4 and make() == 0 and not caplog.records
+    whole = [request.path.read_bytes() for request in todo]
+    cut(todo[1].path)
+    todo[2].path.write_bytes(b"")
+    todo[3].path.unlink()
+    pipeline.asked.clear()
+    assert make() == 3
+  assert pipeline.asked == [([1, 2], 0), ([3], 0)]
+  assert [request.path.read_bytes() for request in todo] == whole
+  assert [r.getMessage() for r in caplog.records] == [
+    f"{todo[i].path} is damaged; it is made again" for i in (1, 2)
+  ]
+  assert make() == 0
 
 
 @pytest.mark.parametrize(

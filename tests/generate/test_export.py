@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 
 from pyramid_jax.config import ConfigError
+from pyramid_jax.data import video
 from pyramid_jax.generate import export
 from tests.data import videos
 
@@ -48,6 +49,38 @@ def test_colours_survive(tmp_path):
   export.write_clip(tmp_path / "clip.mp4", frames, 24)
   error = np.abs(decode(tmp_path / "clip.mp4")[0].astype(int) - frames)
   assert error.max() <= 6  # 8 bits of YUV and the codec
+
+
+@pytest.mark.parametrize("height, width", [(768, 1280), (64, 64)])
+def test_a_file_says_how_its_colours_are_coded(tmp_path, height, width):
+  red = np.array([236, 28, 28], np.uint8)
+  frames = np.broadcast_to(red, (3, height, width, 3))
+  export.write_clip(tmp_path / "clip.mp4", frames, 24)
+  with av.open(str(tmp_path / "clip.mp4")) as file:
+    codec = file.streams.video[0].codec_context
+    # matrix, primaries and transfer of BT.709, values 16 to 235
+    assert (codec.colorspace, codec.color_primaries) == (1, 1)
+    assert (codec.color_trc, codec.color_range) == (1, 1)
+    planes = next(file.decode(video=0)).planes
+    y, u, v = (float(np.frombuffer(p, np.uint8)[0]) for p in planes)
+  y, u, v = (y - 16) / 219, (u - 128) / 224, (v - 128) / 224
+  r, b = y + 2 * (1 - 0.2126) * v, y + 2 * (1 - 0.0722) * u
+  g = (y - 0.2126 * r - 0.0722 * b) / 0.7152
+  # 8 bits of YUV and the codec; by BT.601's matrix green is off by 20
+  np.testing.assert_allclose(np.multiply(255, (r, g, b)), red, atol=3)
+  shown = decode(tmp_path / "clip.mp4")[0].astype(int)
+  assert np.abs(shown - red).max() <= 3
+  assert np.abs(video.read_frames(tmp_path / "clip.mp4") - shown).max() <= 3
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_relative_name_may_have_a_colon(tmp_path, monkeypatch, lossless):
+  monkeypatch.chdir(tmp_path)
+  with export.mp4_writer("cat:1.mp4", lossless=lossless) as append:
+    append(videos.numbered(3))
+  frames, _ = export.read_mp4("cat:1.mp4")
+  assert videos.numbers(frames) == [0, 1, 2]
+  assert [p.name for p in tmp_path.iterdir()] == ["cat:1.mp4"]
 
 
 def test_a_gif_loops_with_all_frames(tmp_path):
