@@ -216,9 +216,9 @@ def check_heights(config: Config, mesh: jax.sharding.Mesh):
   split, same = mesh.shape[RULES["space"]], mesh.shape["tensor"]
   if split > 1 and same > 1:
     raise ConfigError(
-      f"config.mesh.tensor {same} beside config.mesh.sequence {split}: a VAE's "
-      "heights are split by sequence alone. Set tensor to 1 and raise sequence, "
-      "fsdp or data."
+      f"config.mesh.tensor {same} beside config.mesh.sequence {split}: heights "
+      "are split by sequence alone. Set tensor to 1 and raise sequence, fsdp or "
+      "data."
     )
   phases = config.videos.phases
   for height in (shape.height for p in phases for shape in p.shapes):
