@@ -217,7 +217,7 @@ def check_heights(config: Config, mesh: jax.sharding.Mesh):
   if split > 1 and same > 1:
     raise ConfigError(
       f"config.mesh.tensor {same} beside config.mesh.sequence {split}: heights "
-      "are split by sequence alone. Set tensor to 1 and raise sequence, fsdp or "
+      "are split by sequence alone. Set tensor to 1, raise sequence, fsdp or "
       "data."
     )
   phases = config.videos.phases
