@@ -23,7 +23,7 @@ change no weight. The next one ends the run, for which a person has to look.
 
 import dataclasses
 
-from pyramid_jax.config import MINIFLUX, settings
+from pyramid_jax.config import MINIFLUX, check_choice, settings
 
 IMAGES = dict(path="latents/images", weight=0.125, frames=(1, 1))
 LARGE_IMAGES = dict(IMAGES, path="latents/images_768p")
@@ -101,6 +101,7 @@ MODELS = {
 
 def get_config(which="mmdit_image"):
   """`which` is a transformer and a stage, joined by "_"."""
+  check_choice(which, (f"{m}_{s}" for m in MODELS for s in STAGES))
   model, stage = which.split("_", 1)
   values = dict(STAGES[stage], **MODELS[model])
   values["latents"] = dict(values["latents"], rows=128)

@@ -24,10 +24,13 @@ Tokens a step: 128 rows of 5,248 + 384 (2s) or 6,240 + 416 (5s) latent and text
 import pathlib
 import runpy
 
+from pyramid_jax.config import check_choice
+
 CURRICULUM = pathlib.Path(__file__).with_name("curriculum.py")
 
 
 def get_config(duration="5s"):
   """`duration` is 2s, or 5s, which starts from the run at 2s."""
+  check_choice(duration, ("2s", "5s"))
   make = runpy.run_path(str(CURRICULUM))["get_config"]
   return make(f"miniflux_384p_{duration}")
