@@ -14,7 +14,7 @@ Expected: not run here; docs/scale.md has the plan.
 
 The length of the rows makes the mean number of samples a step the paper's.
 Planned on assumed clips (pyramid-plan prints them), a row holds 12.3, 5.9, 6.1
-and 3.0 samples in the order of the stages: 1574, 757, 781 and 379 a step, where
+and 2.9 samples in the order of the stages: 1574, 759, 782 and 373 a step, where
 the paper has 1536, 768, 768 and 384.
 
 Up to 20 steps of a stage may have a loss or gradient that is not finite; they
