@@ -24,6 +24,8 @@ Tokens a step: 128 rows of 6,144, 786,432 in all, and as many steps of the
 import pathlib
 import runpy
 
+from pyramid_jax.config import check_choice
+
 CURRICULUM = pathlib.Path(__file__).with_name("curriculum.py")
 SIZE = dict(height=512, width=512, frames=1)
 VARIANTS = {
@@ -41,6 +43,7 @@ VARIANTS = {
 
 def get_config(which="pyramid"):
   """`which` is "pyramid" or "full", of one stage."""
+  check_choice(which, VARIANTS)
   config = runpy.run_path(str(CURRICULUM))["get_config"]("mmdit_image")
   config.update(VARIANTS[which])
   return config

@@ -14,7 +14,7 @@ Expected: not run here; docs/scale.md has the plan.
 
 The length of the rows makes the mean number of samples a step the paper's.
 Planned on assumed clips (pyramid-plan prints them), a row holds 12.3, 5.9, 6.1
-and 3.0 samples in the order of the stages: 1574, 757, 781 and 379 a step, where
+and 2.9 samples in the order of the stages: 1574, 759, 782 and 373 a step, where
 the paper has 1536, 768, 768 and 384.
 
 Up to 20 steps of a stage may have a loss or gradient that is not finite; they
@@ -23,7 +23,7 @@ change no weight. The next one ends the run, for which a person has to look.
 
 import dataclasses
 
-from pyramid_jax.config import MINIFLUX, settings
+from pyramid_jax.config import MINIFLUX, check_choice, settings
 
 IMAGES = dict(path="latents/images", weight=0.125, frames=(1, 1))
 LARGE_IMAGES = dict(IMAGES, path="latents/images_768p")
@@ -101,6 +101,7 @@ MODELS = {
 
 def get_config(which="mmdit_image"):
   """`which` is a transformer and a stage, joined by "_"."""
+  check_choice(which, (f"{m}_{s}" for m in MODELS for s in STAGES))
   model, stage = which.split("_", 1)
   values = dict(STAGES[stage], **MODELS[model])
   values["latents"] = dict(values["latents"], rows=128)

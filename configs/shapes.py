@@ -22,7 +22,7 @@ Expected: not run; lengths and rates are guesses. By pyramid-plan a step takes
   first, Muon.
 """
 
-from pyramid_jax.config import settings
+from pyramid_jax.config import check_choice, settings
 
 FOLDER = "runs/shapes"
 VAE_PHASES = (
@@ -43,6 +43,7 @@ MODELS = {
 
 def get_config(which="mmdit"):
   """`which` is "vae", "mmdit" or "miniflux": what pyramid-train trains."""
+  check_choice(which, ("vae", *MODELS))
   vae = which == "vae"
   model = "mmdit" if vae else which
   optimizer = dict(method="muon", warmup=100, schedule="cosine", beta2=0.99)

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Starts N processes of pyramid-train on this machine (CPU), to try out what
 # several hosts do.
-#   bash launch/local.sh 2 --config=configs/tiny.py --workdir=runs/two
+#   DEVICES=1 bash launch/local.sh 2 --config=configs/tiny.py \
+#     --workdir=runs/two      (after launch/quickstart.sh, which makes its data)
 #   COMMAND=pyramid-encode bash launch/local.sh 2 --config=... --videos=...
-# COMMAND is another command, DEVICES the number of devices of each (4), PORT
-# that of process 0 (a free one). Ends when all have ended, with the first exit
-# code that is not 0; a SIGTERM goes to all of them.
+# COMMAND is another command; DEVICES the number of devices of each (4), whose sum
+# divides config.latents.rows; PORT that of process 0 (a free one). Ends when all
+# have ended, with the first exit code that is not 0; a SIGTERM goes to all.
 set -uo pipefail
 count="${1:-}"
 if ! [[ "$count" =~ ^[1-9][0-9]*$ ]]; then

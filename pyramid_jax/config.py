@@ -8,6 +8,7 @@ of the config that they need, never the whole.
 import dataclasses
 import json
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pyramid_jax.strict import (
@@ -379,6 +380,17 @@ def check_path(path: str):
     check_name(hint, name, where)
     hint = typing.get_type_hints(hint)[name]
     where += f".{name}"
+
+
+def check_choice(name: str, choices: Iterable[str]):
+  """Refuses a config file's argument that is none of its choices.
+
+  Raises:
+    ConfigError: names them.
+  """
+  choices = list(choices)
+  if name not in choices:
+    raise ConfigError(f"{name!r} is none of {', '.join(choices)}.")
 
 
 def settings(**values: Any) -> Any:

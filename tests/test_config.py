@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
 STAGES = ("image", "384p_2s", "384p_5s", "768p")
 # what a file makes beside its default
 VARIANTS = {
+  "coco_3k": ["full"],
   "curriculum": [f"{m}_{s}" for m in ("mmdit", "miniflux") for s in STAGES][1:],
   "miniflux_384p": ["2s"],
   "mmdit_2b_384p": ["2s"],
@@ -46,6 +48,15 @@ def test_every_config_file_is_a_config_with_its_recipe(path):
   module, _ = load(path)
   for word in ("pyramid-", "Hardware", "Expected"):
     assert word in module.__doc__, f"{path} does not say its {word}"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_argument_that_is_no_choice_is_refused_with_all_choices(name):
+  module, _ = load(next(path for path in FILES if path.stem == name))
+  with pytest.raises(ConfigError, match="'foo'") as refusal:
+    module.get_config("foo")
+  named = set(re.findall(r"\w+", str(refusal.value)))
+  assert {*VARIANTS[name], module.get_config.__defaults__[0]} <= named
 
 
 def test_an_unknown_key_names_its_neighbour():

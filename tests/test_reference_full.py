@@ -1,10 +1,14 @@
 """Reference files: what was committed, and what is compared."""
 
+import pathlib
+import re
+
 import numpy as np
 
 from pyramid_jax.verify.run import KINDS
 from tests import reference
 
+README = pathlib.Path(__file__).parents[1] / "README.md"
 FILES = [*reference.COMMITTED.glob("*.npz"), *reference.SHARED.glob("*.npz")]
 
 # cases that take much room, by file
@@ -42,3 +46,22 @@ def test_every_file_is_of_a_kind_that_is_compared():
     if file.stem != "vae_weights"
   }
   assert kinds <= KINDS.keys()
+
+
+def test_the_table_of_errors_has_every_committed_file_with_all_its_arrays():
+  """That of `pyramid-verify tests/goldens/*.npz --table`, in the README."""
+  rows = re.findall(
+    r"^\| (\w+) \| (\d+) \| `(\S+)` \| \S+ (?:abs|of max) \|$",
+    README.read_text(), re.MULTILINE,
+  )  # fmt: skip
+  files = map(reference.read, sorted(reference.COMMITTED.glob("*.npz")))
+  compared = {
+    file.name: [k for k in file.arrays if k.startswith(("out", "grad"))]
+    for file in files
+    if reference.kind(file) != "weights"
+  }
+  counts = {name: str(len(keys)) for name, keys in compared.items()}
+  assert {name: count for name, count, _ in rows} == counts
+  assert len(rows) == len(counts)
+  for name, _, worst in rows:
+    assert worst in compared[name]

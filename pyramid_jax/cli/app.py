@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 import textwrap
@@ -60,7 +59,7 @@ def run(
 
   def parse(argv):
     try:
-      check(argv)
+      check(flags.FLAGS.read_flags_from_files(argv))
       return flags.FLAGS(argv)
     except IndexError as error:
       _fail(f"{' '.join(a for a in argv if '[' in a)}: {error}")
@@ -127,12 +126,7 @@ def _fail(error: BaseException | str, code: int = 2):
   """Ends with one line on stderr."""
   if isinstance(error, KeyError) and error.args:
     error = error.args[0]  # its str is a repr
-  text = str(error)
-  if "Traceback (most recent call last)" in text:  # of a config file
-    file, line = re.findall(r'File "(.+)", line (\d+), in get_config', text)[-1]
-    last = re.sub(r"^pyramid_jax\S+: ", "", text.strip().splitlines()[-1])
-    text = f"{file}:{line}: {last}"
-  lines = (line.strip() for line in text.splitlines())
+  lines = (line.strip() for line in str(error).splitlines())
   text = " ".join(line for line in lines if line)
   print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {text}", file=sys.stderr)
   if _several():

@@ -5,17 +5,14 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from pyramid_jax.data import latents, shapes_store
+from pyramid_jax.data import latents
 from tests import tiny
-from tests.compiling import QUICKLY
+from tests.cli.launched import Launched, shapes_clips
 
-ROOT = pathlib.Path(__file__).parents[2]
 RANDOM = random.Random()  # other moments every time; a failure tells which
 CLIPS, PER_SHARD = 40, 2
 MINUTE = 60  # in which survivors have to end
@@ -23,40 +20,20 @@ MINUTE = 60  # in which survivors have to end
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-  settings = shapes_store.ShapesConfig(
-    clips=CLIPS, heldout=1, frames=9, height=32, width=32
-  )
-  return shapes_store.write(tmp_path_factory.mktemp("x") / "shapes", settings)
+  return shapes_clips(tmp_path_factory.mktemp("clips"), CLIPS)
 
 
-class Run:
+class Run(Launched):
   """`launch/local.sh` with pyramid-encode, so many processes of 2 devices."""
 
   def __init__(self, count, workdirs, clips, out):
-    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     self.out = pathlib.Path(out)
-    self.launcher = subprocess.Popen(
-      [
-        "bash", f"{ROOT}/launch/local.sh", str(count),
-        f"--config={tiny.__file__}", f"--config.text.path={workdirs.text}",
-        f"--videos={clips}", f"--vae={workdirs.vae}", f"--out={out}",
-        f"--shard={PER_SHARD}",
-      ],
-      env={
-        **os.environ, "PATH": path, "COMMAND": "pyramid-encode",
-        "DEVICES": "2", "XLA_FLAGS": QUICKLY,
-      },
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    super().__init__(
+      count, "pyramid-encode", 2,
+      f"--config={tiny.__file__}", f"--config.text.path={workdirs.text}",
+      f"--videos={clips}", f"--vae={workdirs.vae}", f"--out={out}",
+      f"--shard={PER_SHARD}",
     )  # fmt: skip
-
-  def pid(self, process):
-    """Of one of the processes."""
-    children = f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children"
-    for child in pathlib.Path(children).read_text().split():
-      words = pathlib.Path(f"/proc/{child}/cmdline").read_text().split("\0")
-      if f"--process={process}" in words:
-        return int(child)
-    raise AssertionError(f"process {process} is not there")
 
   def kill(self, process, after):
     """Kills one when so many shards are there, at a random moment."""
@@ -69,19 +46,6 @@ class Run:
     code, out = self.end(MINUTE)
     print(f"the others ended after {time.monotonic() - since:.1f} s")
     assert code != 0, out
-
-  def end(self, timeout=300):
-    """(exit code, what was printed)."""
-    try:
-      out, _ = self.launcher.communicate(timeout=timeout)
-    finally:
-      self.launcher.kill()
-    return self.launcher.returncode, out
-
-  def succeed(self):
-    code, out = self.end()
-    assert code == 0, out
-    return out
 
 
 def shards(out):

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from pyramid_jax.checkpoint import Checkpoints
-from pyramid_jax.data import latents, shapes_store
+from pyramid_jax.data import latents
 from tests import tiny
+from tests.cli.launched import shapes_clips
 from tests.compiling import QUICKLY
 from tests.data import random_store
 
@@ -136,11 +137,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(store, whole, tmp_path):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-  settings = shapes_store.ShapesConfig(
-    clips=60, heldout=1, frames=9, height=32, width=32
-  )
-  folder = tmp_path_factory.mktemp("shapes") / "shapes"
-  return shapes_store.write(folder, settings)
+  return shapes_clips(tmp_path_factory.mktemp("clips"), 60)
 
 
 def encode(workdirs, clips, out):

@@ -232,6 +232,17 @@ def test_a_launchers_example_is_a_run_that_needs_no_other(name):
   assert [data.removeprefix("/mnt").removeprefix("/shared/")] == sources
 
 
+def test_the_local_example_has_rows_for_all_its_devices():
+  text = (LAUNCH / "local.sh").read_text()
+  ((devices, processes, path),) = re.findall(
+    r"^#   (?:DEVICES=(\d+) )?bash launch/local\.sh (\d+) --config=(\S+\.py)",
+    text, re.MULTILINE,
+  )  # fmt: skip
+  (default,) = re.findall(r"\${DEVICES:-(\d+)}", text)
+  config = config_flag.read(str(LAUNCH.parent / path))
+  assert config.latents.rows % (int(devices or default) * int(processes)) == 0
+
+
 def launched(tmp_path, script, stand_ins, **environment):
   """How a launcher ends, where programs stand for those it cannot start."""
   folder = tmp_path / "stand-ins"

@@ -9,20 +9,16 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 from pyramid_jax.checkpoint import Checkpoints
-from pyramid_jax.data import shapes_store
 from tests import tiny
-from tests.compiling import QUICKLY
+from tests.cli.launched import ROOT, Launched, shapes_clips
 from tests.data import random_store
 
-ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 12
 ROWS = 8  # of a step, clips for a VAE
 RANDOM = random.Random()  # another process every time; a failure tells which
@@ -50,37 +46,16 @@ def store(tmp_path_factory):
   return path
 
 
-class Run:
+class Run(Launched):
   """`launch/local.sh` with so many processes of 8 devices in all."""
 
   def __init__(self, count, data, workdir, *more, flags=TRANSFORMER):
     self.workdir = pathlib.Path(workdir)
-    environment = {
-      **os.environ,
-      "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
-      "XLA_FLAGS": QUICKLY,
-      "DEVICES": str(8 // count),
-      "COMMAND": f"{ROOT}/tests/cli/recorded_train.py",
-      "TAKEN": f"{workdir}/taken",
-    }
-    self.launcher = subprocess.Popen(
-      [
-        "bash", f"{ROOT}/launch/local.sh", str(count),
-        *flags, f"--workdir={workdir}", f"--data={data}",
-        f"--logs={workdir}/logs", *more,
-      ],
-      env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-      text=True,
+    super().__init__(
+      count, f"{ROOT}/tests/cli/recorded_train.py", 8 // count,
+      *flags, f"--workdir={workdir}", f"--data={data}",
+      f"--logs={workdir}/logs", *more, TAKEN=f"{workdir}/taken",
     )  # fmt: skip
-
-  def pid(self, process):
-    """Of one of the processes."""
-    children = f"/proc/{self.launcher.pid}/task/{self.launcher.pid}/children"
-    for child in pathlib.Path(children).read_text().split():
-      words = pathlib.Path(f"/proc/{child}/cmdline").read_text().split("\0")
-      if f"--process={process}" in words:
-        return int(child)
-    raise AssertionError(f"process {process} is not there")
 
   def after(self, step):
     """Waits for the report of a step."""
@@ -88,19 +63,6 @@ class Run:
       assert self.launcher.poll() is None, self.launcher.stdout.read()
       time.sleep(0.01)
     return self
-
-  def end(self, timeout=300):
-    """(exit code, what was printed)."""
-    try:
-      out, _ = self.launcher.communicate(timeout=timeout)
-    finally:
-      self.launcher.kill()
-    return self.launcher.returncode, out
-
-  def succeed(self):
-    code, out = self.end()
-    assert code == 0, out
-    return out
 
 
 def losses(workdir):
@@ -250,11 +212,7 @@ def test_when_one_is_silent_the_other_ends(store, tmp_path):
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
-  settings = shapes_store.ShapesConfig(
-    clips=24, heldout=4, frames=9, height=32, width=32
-  )
-  folder = tmp_path_factory.mktemp("shapes") / "shapes"
-  return shapes_store.write(folder, settings)
+  return shapes_clips(tmp_path_factory.mktemp("clips"), 24, heldout=4)
 
 
 @pytest.fixture(scope="module")
