@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -400,13 +401,17 @@ def test_the_local_script_asks_for_a_number_of_processes(arguments):
 
 
 def end_at_once(folder, code):
-  """A process whose copies of what it prints are slow."""
+  """A process whose copies are slow, and told to end with all on the host."""
   from pyramid_jax.cli import app, processes
 
   def main():
     processes.start()
     copies = list(processes._copies)
     send = lambda number: [copy.send_signal(number) for copy in copies]
+    for copy in copies:
+      while pathlib.Path(f"/proc/{copy.pid}/comm").read_text() != "tee\n":
+        time.sleep(0.01)
+    send(signal.SIGTERM)
     send(signal.SIGSTOP)
     threading.Timer(0.5, send, [signal.SIGCONT]).start()
     print("printed")

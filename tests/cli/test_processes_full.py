@@ -193,6 +193,33 @@ def test_a_run_that_is_stopped_and_killed_goes_on_with_any_number(
   assert_same_run(tmp_path, two[0])
 
 
+def read(path):
+  """What a file says so far."""
+  return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize("said", ["of 8 devices", "continuing from step"])
+def test_a_run_that_goes_on_is_stopped_before_its_first_step(
+  store, two, tmp_path, said
+):
+  """From step 6, where other steps are counted than in a fresh run."""
+  workdir = shutil.copytree(two[0], tmp_path / "run")
+  shutil.rmtree(workdir / "logs")
+  for folder in (workdir / "checkpoints").iterdir():
+    if int(folder.name) > 6:
+      shutil.rmtree(folder)
+  run = Run(2, store, workdir, "--config.train.steps=2000")
+  # of the process that is told; the other hears of it
+  while said not in read(workdir / "logs" / "process_00001.log"):
+    assert run.launcher.poll() is None, run.launcher.stdout.read()
+    time.sleep(0.01)
+  os.kill(run.pid(1), signal.SIGTERM)
+  code, out = run.end(2 * MINUTE)
+  assert code == 0, out
+  (step,) = re.findall(r"stopped and saved at step (\d+)\.", out)
+  assert newest(workdir) == int(step) in (7, 8, 9)
+
+
 def test_when_one_is_silent_the_other_ends(store, tmp_path):
   run = Run(2, store, tmp_path, "--config.train.steps=2000").after(7)
   silent, other = run.pid(1), run.pid(0)

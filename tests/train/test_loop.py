@@ -300,6 +300,32 @@ def test_processes_that_see_other_checkpoints_are_told(monkeypatch, tmp_path):
     resume._require_same_step(tmp_path, 4)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_workdir_of_each_hosts_own_is_told(monkeypatch, tmp_path, shared):
+  """Process 1 looks for what process 0 has put there."""
+  number, seen = 7, []
+  probe = tmp_path / f".seen_by_all_{number}"
+
+  def gather(mine):
+    seen.append(int(mine))
+    return np.array([1, mine])
+
+  utils = resume.multihost_utils
+  monkeypatch.setattr(resume, "SEEN_WITHIN", 0.1)
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  monkeypatch.setattr(utils, "broadcast_one_to_all", lambda x: np.int32(number))
+  monkeypatch.setattr(
+    utils, "sync_global_devices", lambda name: shared and probe.touch()
+  )
+  monkeypatch.setattr(utils, "process_allgather", gather)
+  if shared:
+    resume._require_same_folder(tmp_path / "checkpoints")
+  else:
+    with pytest.raises(CheckpointError, match="is not that of 1; --workdir"):
+      resume._require_same_folder(tmp_path / "checkpoints")
+  assert seen == [shared]
+
+
 def test_another_optimizer_is_refused_by_name(store, whole):
   config = small_run.config(store, STEPS + 1, optimizer__method="muon")
   with pytest.raises(
