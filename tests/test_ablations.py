@@ -29,6 +29,7 @@ def scripts():
         "measure",
         "pictures",
         "results",
+        "rule",
         "studies",
         "variants",
       )
@@ -82,12 +83,12 @@ def test_a_claim_is_shown_if_no_two_seeds_contradict_it(
   scripts, ours, others, smaller, verdict
 ):
   measure = scripts["studies"].Measure(lambda r: r, smaller=smaller)
-  assert scripts["document"].verdict(measure, ours, others, 3) == verdict
+  assert scripts["rule"].verdict(measure, ours, others, 3) == verdict
 
 
 def test_seeds_are_compared_one_by_one_where_both_have_them(scripts):
-  document = scripts["document"]
-  pairs = lambda *values, smaller=True: document.pairs(
+  rule = scripts["rule"]
+  pairs = lambda *values, smaller=True: rule.pairs(
     scripts["studies"].Measure(lambda r: r, smaller=smaller),
     *(dict(enumerate(x)) for x in values),
   )
@@ -97,7 +98,7 @@ def test_seeds_are_compared_one_by_one_where_both_have_them(scripts):
   assert pairs([1], [2, 4]) == "; better in 1 of 1 seeds"
   assert pairs([], []) == pairs([1], []) == ""
   less = scripts["studies"].Measure(lambda r: r)
-  found = document.pairs(less, {0: 1, 2: 5}, {1: 0, 2: 6})  # not 1 with 0
+  found = rule.pairs(less, {0: 1, 2: 5}, {1: 0, 2: 6})  # not 1 with 0
   assert found == "; better in 1 of 1 seeds"
 
 
@@ -118,19 +119,19 @@ def test_seeds_are_compared_one_by_one_where_both_have_them(scripts):
 def test_a_study_is_reproduced_if_some_measure_shows_it_and_none_the_opposite(
   scripts, verdicts, outcome
 ):
-  document = scripts["document"]
-  line = lambda measure, other, verdict: document.Compared(
+  rule = scripts["rule"]
+  line = lambda measure, other, verdict: rule.Compared(
     measure, other, verdict, "", "", ""
   )
   lines = [line("x", k, verdict) for k, v in verdicts.items() for verdict in v]
-  assert document.outcome(lines) == outcome
+  assert rule.outcome(lines) == outcome
   for word in ("shown", "not decided", "the opposite is shown"):
     distance = line("Frechet distance", "A", word)
-    assert document.outcome([*lines, distance]) == outcome  # it has no part
+    assert rule.outcome([*lines, distance]) == outcome  # it has no part
 
 
 def test_at_equal_compute_scores_are_on_the_line_between_two_steps(scripts):
-  document = scripts["document"]
+  rule = scripts["rule"]
   record = lambda flops, *scores: {
     "seed": 0,
     "over compute": {
@@ -139,15 +140,15 @@ def test_at_equal_compute_scores_are_on_the_line_between_two_steps(scripts):
     },
   }
   found = {"a": [record(1e10, 4.0, 2.0)], "b": [record(2e10, 3.0, 1.0)]}
-  assert document.teraflops(found, "a") == [1.0, 2.0]
-  middle = document.at_teraflop(found, ("a", "b"), 1.5)
-  values = lambda v: document.values(middle, v, "Frechet distance")
+  assert rule.teraflops(found, "a") == [1.0, 2.0]
+  middle = rule.at_teraflop(found, ("a", "b"), 1.5)
+  values = lambda v: rule.values(middle, v, "Frechet distance")
   assert values("a") == {0: 3.0}
-  end = document.at_teraflop(found, ("a", "b"), 2.0)
-  each = [document.values(end, v, "Frechet distance")[0] for v in "ab"]
+  end = rule.at_teraflop(found, ("a", "b"), 2.0)
+  each = [rule.values(end, v, "Frechet distance")[0] for v in "ab"]
   assert each == [2.0, 3.0]  # b's first step costs as much as a's second
-  first = document.at_step(found, "100")
-  assert document.values(first, "b", "Frechet distance") == {0: 3.0}
+  first = rule.at_step(found, "100")
+  assert rule.values(first, "b", "Frechet distance") == {0: 3.0}
 
 
 def test_long_clips_are_followed_from_those_right_at_first(scripts):

@@ -22,6 +22,7 @@ import sys
 import document
 import pictures
 import results
+import sections
 from cases import (
   ROOT,
   Case,
@@ -121,7 +122,7 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     machine=of_tasks(notes, "machine", "not noted"),
     blocks=notes.get("clips", {}).get("blocks", ""),
     seeds=len(size.seeds), features=2 * base["model.latent_channels"],
-    settings=document.settings(usual_settings(), base),
+    settings=sections.settings(usual_settings(), base),
   )  # fmt: skip
 
 
