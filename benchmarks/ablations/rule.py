@@ -4,7 +4,7 @@ Legend: `found` maps a variant to its records, one a seed.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,14 +40,13 @@ def values(found: Found, variant: str, name: str) -> dict[int, float]:
 
 
 def spread(measure: Measure, numbers: Collection[float]) -> str:
-  """Mean, least and most; or the one value that there is."""
+  """Mean, least and most; or the one value that there is, as it is written."""
   if not numbers:
     return ""
   text = measure.format.format
   mean = text(sum(numbers) / len(numbers))
-  if min(numbers) == max(numbers):
-    return mean
-  return f"{mean} ({text(min(numbers))} to {text(max(numbers))})"
+  least, most = text(min(numbers)), text(max(numbers))
+  return mean if least == most else f"{mean} ({least} to {most})"
 
 
 def pairs(measure: Measure, ours: Mapping, others: Mapping) -> str:
@@ -69,12 +68,13 @@ class Compared(NamedTuple):
   ours: str
   theirs: str
   pairs: str
+  decides: bool = True  # whether the claim is about this
 
 
 def comparisons(study: Study, found: Found, needed: int) -> list[Compared]:
-  """By each measure that decides a study's claim, with each other variant."""
+  """By each measure of a study, with each other variant."""
   lines = []
-  for name in study.decided_by:
+  for name in study.compared:
     measure, ours = MEASURES[name], values(found, study.variants[0], name)
     for other in study.variants[1:]:
       theirs = values(found, other, name)
@@ -82,16 +82,28 @@ def comparisons(study: Study, found: Found, needed: int) -> list[Compared]:
       word = verdict(measure, *numbers, needed)
       shown = [spread(measure, x) or "nothing" for x in numbers]
       seeds = pairs(measure, ours, theirs)
-      lines.append(Compared(name, other, word, *shown, seeds))
+      about = name in study.claimed and other in (study.against or (other,))
+      lines.append(Compared(name, other, word, *shown, seeds, about))
   return lines
 
 
+def deciding(lines: Sequence[Compared]) -> list[Compared]:
+  """Those that the outcome is made of; the distance has no part in it."""
+  return [c for c in lines if c.decides and c.measure != DISTANCE]
+
+
+def by_chance(lines: Sequence[Compared], needed: int) -> float:
+  """How often at most one of those says *shown* of equal variants."""
+  return min(1.0, len(deciding(lines)) / math.comb(2 * needed, needed))
+
+
 def outcome(lines: Sequence[Compared]) -> str:
-  """What measures say together of a claim; see `document.TEXT`."""
+  """What the measures of a claim say together; see `document.TEXT`."""
   said: dict[str, set[str]] = {}
-  for c in lines:
-    if c.measure != DISTANCE:
-      said.setdefault(c.other, set()).add(c.verdict)
+  for c in deciding(lines):
+    said.setdefault(c.other, set()).add(c.verdict)
+  if not said:
+    return "no claim"
   if any(words == {"not measured"} for words in said.values()):
     return "not measured"
   good = ["shown" in words for words in said.values()]
@@ -115,24 +127,50 @@ def at_step(found: Found, step: str) -> Found:
   }
 
 
-def teraflops(found: Found, variant: str) -> list[float]:
-  """Of training, at each step that was measured."""
-  first = found[variant][0]
-  flops = at_end("work")(first)["flops"]
-  return [int(step) * flops / 1e12 for step in first["over compute"]]
+TERAFLOP, TOKENS = "TFLOP", "M tokens"
+BUDGETS: dict[str, Callable[[Mapping], float]] = {
+  TERAFLOP: lambda work: work["flops"] / 1e12,
+  # what is learned from; rows have places that stay empty, too
+  TOKENS: lambda work: valid_tokens(work) / 1e6,
+}
 
 
-def at_teraflop(found: Found, variants: Sequence[str], teraflop: float):
+def valid_tokens(work: Mapping[str, float]) -> float:
+  """Latent and text tokens of a training step, without padding."""
+  places = work["latent tokens"] + work["text tokens"]
+  return work["fill"] * work["rows"] * places
+
+
+def spent(record: Record, budget: str) -> list[float]:
+  """On training, at each step that was measured."""
+  a_step = BUDGETS[budget](at_end("work")(record))
+  return [int(step) * a_step for step in record["over compute"]]
+
+
+def at_spent(found: Found, variants: Sequence[str], budget: str, much: float):
   """Records with scores between steps, on the straight line of each seed."""
 
-  def between(variant: str, record: Record) -> dict[str, Any]:
-    parts, x = [*record["over compute"].values()], teraflops(found, variant)
+  def between(record: Record) -> dict[str, Any]:
+    parts, x = [*record["over compute"].values()], spent(record, budget)
     names = [name for name, of in parts[0].items() if isinstance(of, float)]
     y = lambda name: [part[name] for part in parts]
-    scores = {name: float(np.interp(teraflop, x, y(name))) for name in names}
+    scores = {name: float(np.interp(much, x, y(name))) for name in names}
     return {**record, "over compute": {"between": scores}}
 
-  return {v: [between(v, record) for record in found[v]] for v in variants}
+  return {v: [between(record) for record in found[v]] for v in variants}
+
+
+def points(found: Found, variants: Sequence[str], budget: str) -> list[float]:
+  """Where every seed has scores: the first, the last and steps in between."""
+  each = [[spent(r, budget) for r in found[v]] for v in variants]
+  means = [float(np.mean(x)) for of in each for x in zip(*of, strict=True)]
+  low = max(x[0] for of in each for x in of)
+  high = min(x[-1] for of in each for x in of)
+  if high <= low:
+    return []
+  apart = (high - low) / 20  # nearer ones are the same
+  inner = [x for x in sorted(means) if low + apart < x < high - apart]
+  return [low, *inner, high]
 
 
 def standing(study: Study, found: Found, needed: int) -> tuple[str, str]:

@@ -4,19 +4,25 @@ Legend: `found` maps a variant to its records, one a seed.
 """
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rule import (
+  BUDGETS,
+  TERAFLOP,
+  Compared,
   Found,
+  at_spent,
   at_step,
-  at_teraflop,
+  by_chance,
   comparisons,
-  outcome,
+  deciding,
+  points,
+  spent,
   spread,
   standing,
-  teraflops,
+  valid_tokens,
   values,
 )
 from studies import (
@@ -27,6 +33,7 @@ from studies import (
   Measure,
   Study,
   at_end,
+  counts_colors,
 )
 from variants import TASKS, VARIANTS
 
@@ -34,15 +41,25 @@ from variants import TASKS, VARIANTS
 def conclusion(study: Study, found: Found, needed: int) -> str:
   """The outcome, and what the distance says where it says something else."""
   whole, why = standing(study, found, needed)
+  compared = comparisons(study, found, needed)
+  if whole == "no claim":
+    return "The paper claims nothing of this, so nothing is concluded."
   usual = {"reproduced": "shown", "not reproduced": "the opposite is shown"}
   odd = [
     f"*{c.verdict}* ({c.other})"
-    for c in comparisons(study, found, needed)
+    for c in compared
     if c.measure == DISTANCE
+    and c.decides
     and c.verdict in ("shown", "the opposite is shown")
     and c.verdict != usual.get(whole)
   ]
   text = f"Together: **{whole}**{f' ({why})' if why else ''}."
+  text += (
+    f" By {counted(len(deciding(compared)), 'comparison')}: of equal variants "
+    "one at least says *shown* in at most "
+    f"{by_chance(compared, needed):.0%} of such studies, and as often one says "
+    "the opposite."
+  )
   if odd:
     text += (
       f" The Frechet distance says {', '.join(odd)}; it sees neither shapes "
@@ -51,13 +68,19 @@ def conclusion(study: Study, found: Found, needed: int) -> str:
   return textwrap.fill(text, 80)
 
 
+def counted(n: int, name: str) -> str:
+  """So many of something."""
+  return f"{n} {name}{'' if n == 1 else 's'}"
+
+
 def summary(found: Found, needed: int) -> str:
   """The studies by their outcomes."""
   kinds = ("reproduced", "not reproduced", "not decided", "not measured")
   named: dict[str, list[str]] = {kind: [] for kind in kinds}
   for study in STUDIES.values():
     whole, why = standing(study, found, needed)
-    named[whole].append(f"{study.title} ({why})" if why else study.title)
+    if whole in named:
+      named[whole].append(f"{study.title} ({why})" if why else study.title)
   return "\n".join(
     textwrap.fill(
       f"- **{kind.capitalize()}**: {'; '.join(titles)}.", 80,
@@ -68,53 +91,73 @@ def summary(found: Found, needed: int) -> str:
   )  # fmt: skip
 
 
+OPPOSITE = "the opposite is shown"
+
+
 def likely(found: Found, needed: int) -> str:
-  """Guesses at why the claims that are not reproduced are not."""
+  """Guesses at why the opposite is seen where the paper makes a claim."""
   lines = []
   for study in STUDIES.values():
-    compared = comparisons(study, found, needed)
-    if outcome(compared) == "not reproduced":
-      seen = [c for c in compared if c.verdict == "the opposite is shown"]
-      names = ", ".join(dict.fromkeys(c.measure for c in seen))
-      lines.append((study.title, names, study.likely))
-  head = ("not reproduced", "opposite shown by", "likely cause")
+    seen = [
+      c
+      for c in comparisons(study, found, needed)
+      if c.verdict == OPPOSITE and c.other in (study.against or (c.other,))
+    ]
+    if seen and study.claimed:
+      sides = (named(c for c in seen if c.decides == x) for x in (True, False))
+      lines.append((study.title, *sides, study.likely))
+  head = ("study", "of the claim", "besides", "likely cause")
   return table(head, lines) if lines else "It is seen of no claim."
 
 
-def verdicts(found: Found, needed: int) -> str:
-  """A line for every study: which measures show its claim, which do not."""
-  words = ("shown", "not decided", "the opposite is shown", "not measured")
+def named(compared: Iterable[Compared]) -> str:
+  """Their measures."""
+  return ", ".join(dict.fromkeys(c.measure for c in compared))
+
+
+def verdicts(found: Found, needed: int, decides: bool) -> str:
+  """A line for every study: what its comparisons say.
+
+  Args:
+    found: what was measured.
+    needed: seeds that a verdict takes.
+    decides: those that the claim is about, or the others.
+  """
+  words = ("shown", "not decided", OPPOSITE, "not measured")
   lines = []
   for study in STUDIES.values():
     several = len(study.variants) > 2
-    said = {word: [] for word in words}
+    said: dict[str, list[str]] = {word: [] for word in words}
     for c in comparisons(study, found, needed):
-      name = f"{c.measure} ({c.other})" if several else c.measure
-      said[c.verdict].append(name)
-    lines.append((study.title, *("; ".join(x) for x in said.values())))
-  return table(("claim", *words), lines)
+      if c.decides == decides:
+        name = f"{c.measure} ({c.other})" if several else c.measure
+        said[c.verdict].append(name)
+    if any(said.values()):
+      lines.append((study.title, *("; ".join(x) for x in said.values())))
+  return table(("claim" if decides else "study", *words), lines)
 
 
-def section(study: Study, found: Found, needed: int) -> str:
-  """A study's claim, table and verdict."""
+def section(study: Study, found: Found, needed: int, remark: str = "") -> str:
+  """A study's claim, table and verdict; `remark` is of these very records."""
   have = [v for v in study.variants if found.get(v)]
   ran = study.ran
   if have:
     first = found[have[0]][0]
     blocks = at_end("blocks of true clips")(first)
     distance = at_end("frechet of true clips")(first)
-    ran = ran.format(**blocks, distance=distance)
+    ran = f"{ran.format(**blocks, distance=distance)} {remark}".rstrip()
   columns = study.columns
   lines = [
     (v, *(spread(MEASURES[c], values(found, v, c).values()) for c in columns))
     for v in have
   ]
   said = [
-    f"- {c.measure}, {study.variants[0]} better than {c.other}: "
+    f"- {'' if c.decides else 'besides: '}{c.measure}, {study.variants[0]} "
+    f"better than {c.other}: "
     f"**{c.verdict}**, {c.ours} against {c.theirs}{c.pairs}"
     for c in comparisons(study, found, needed)
   ]
-  more = []
+  more = [] if of_all(found, have, columns) else [INSIDE]
   if study.over_compute and len(have) == len(study.variants):
     more = [over_compute(found, have), faster(study, found, needed)]
   return "\n\n".join(
@@ -131,24 +174,57 @@ def section(study: Study, found: Found, needed: int) -> str:
   )
 
 
-def apart(found: Found, variants: Sequence[str]) -> list[float]:
-  """What a step's FLOPs are above those of the first variant, as a share."""
-  flops = [at_end("work")(found[v][0])["flops"] for v in variants]
-  return [x / flops[0] - 1 for x in flops]
+INSIDE = textwrap.fill(
+  "*Color change later* gives a quarter the weight of the clips whose object "
+  "is inside: those in which it was seen in both quarters were not counted "
+  "when these were measured.",
+  80,
+)
+
+
+def of_all(found: Found, variants: Sequence[str], columns: Sequence) -> bool:
+  """Whether what is shown of changes of color has the weight it should."""
+  records = [r for variant in variants for r in found[variant]]
+  shown = "color change later" in columns
+  return not shown or all(map(counts_colors, records))
+
+
+def apart(found: Found, variants: Sequence[str], of=lambda w: w["flops"]):
+  """What a step computes above the first variant's, as shares, seed by seed."""
+
+  def of_seeds(variant: str) -> dict[int, float]:
+    return {r["seed"]: of(at_end("work")(r)) for r in found[variant]}
+
+  each = [of_seeds(variant) for variant in variants]
+  return [
+    [x / each[0][seed] - 1 for seed, x in of.items() if seed in each[0]]
+    for of in each
+  ]
 
 
 def compute(found: Found, variants: Sequence[str]) -> str:
   """What a training step of each variant sees and computes."""
-  head = ("a training step", "rows", "latent + text tokens a row", "filled",
-          "segments", "model GFLOP", "against the first")  # fmt: skip
+  head = ("a training step", "rows", "latent + text places a row", "filled",
+          "valid tokens", "against the first", "segments", "model GFLOP",
+          "against the first")  # fmt: skip
   lines = []
-  for variant, more in zip(variants, apart(found, variants), strict=True):
-    w = at_end("work")(found[variant][0])
+  more = zip(
+    variants, apart(found, variants, valid_tokens), apart(found, variants),
+    strict=True,
+  )  # fmt: skip
+  for variant, tokens, flops in more:
+    works = [at_end("work")(r) for r in found[variant]]
+    w, of_seeds = works[0], lambda of, form, works=works: spread(
+      Measure(of, form), [of(w) for w in works]
+    )  # fmt: skip
+    share = lambda x: spread(Measure(float, "{:+.1%}"), x) if any(x) else ""
     lines.append(
       (
         variant, w["rows"], f"{w['latent tokens']} + {w['text tokens']}",
-        f"{w['fill']:.1%}", f"{w['segments']:.1f}", f"{w['flops'] / 1e9:.2f}",
-        f"{more:+.1%}" if more else "",
+        of_seeds(lambda w: w["fill"], "{:.1%}"),
+        of_seeds(valid_tokens, "{:.0f}"), share(tokens),
+        of_seeds(lambda w: w["segments"], "{:.1f}"),
+        of_seeds(lambda w: w["flops"] / 1e9, "{:.2f}"), share(flops),
       )
     )  # fmt: skip
   return table(head, lines)
@@ -157,51 +233,45 @@ def compute(found: Found, variants: Sequence[str]) -> str:
 def over_compute(found: Found, variants: Sequence[str]) -> str:
   """Scores at the steps that were measured."""
   names = ("frechet", "attributes", "all correct")
+  forms = ("{:.3f}", "{:.1%}", "{:.1%}")
   lines = []
   for variant in variants:
-    steps = found[variant][0]["over compute"]
-    for step, x in zip(steps, teraflops(found, variant), strict=True):
-      records = [
-        r["over compute"][step]
-        for r in found[variant]
-        if step in r["over compute"]
-      ]
+    records = found[variant]
+    x = zip(*(spent(r, TERAFLOP) for r in records), strict=True)
+    for step, teraflops in zip(records[0]["over compute"], x, strict=True):
+      parts = [r["over compute"][step] for r in records]
       cells = [
-        spread(Measure(at_end(name), form), [r[name] for r in records])
-        for name, form in zip(
-          names, ("{:.3f}", "{:.1%}", "{:.1%}"), strict=True
-        )
+        spread(Measure(at_end(name), form), [part[name] for part in parts])
+        for name, form in zip(names, forms, strict=True)
       ]
-      lines.append((variant, step, f"{x:.2f}", *cells))
-  return table(("variant", "steps", "TFLOP", *SCORES), lines)
+      spending = spread(Measure(float), teraflops)
+      lines.append((variant, step, spending, *cells))
+  return table(("variant", "steps", TERAFLOP, *SCORES), lines)
 
 
 def faster(study: Study, found: Found, needed: int) -> str:
-  """Who is ahead at each step and at equal FLOPs, and scores that disagree."""
-  words = {
-    "shown": "ahead", "not decided": "level", "the opposite is shown": "behind",
-  }  # fmt: skip
+  """Who is ahead at each step, at equal FLOPs and equal tokens."""
+  words = {"shown": "ahead", "not decided": "level", OPPOSITE: "behind"}
   ours, other = pair = study.variants
-  columns = {}
-  for step in found[ours][0]["over compute"]:
-    columns[f"{step} steps"] = comparisons(study, at_step(found, step), needed)
-  x = [teraflops(found, v) for v in pair]
-  low, high = max(x[0][0], x[1][0]), min(x[0][-1], x[1][-1])
-  for point in sorted(p for p in sum(x, []) if low <= p <= high):
-    between = at_teraflop(found, pair, point)
-    columns[f"{point:.2f} TFLOP"] = comparisons(study, between, needed)
+  there = {
+    f"{step} steps": at_step(found, step)
+    for step in found[ours][0]["over compute"]
+  }
+  for budget in BUDGETS:
+    for point in points(found, pair, budget):
+      there[f"{point:.2f} {budget}"] = at_spent(found, pair, budget, point)
   lines = []
-  for i, name in enumerate(study.decided_by):
-    said = [column[i] for column in columns.values()]
+  for where, records in there.items():
     cells = [
       f"{words.get(c.verdict, c.verdict)}: {c.ours.split(' (')[0]} against "
       f"{c.theirs.split(' (')[0]}"
-      for c in said
+      for c in comparisons(study, records, needed)
+      if c.decides
     ]
-    lines.append((name, *cells))
+    lines.append((where, *cells))
   return "\n\n".join(
     [
-      table((f"{ours} against {other}", *columns), lines),
+      table((f"{ours} against {other}", *study.claimed), lines),
       *disagreements(found, pair),
     ]
   )
