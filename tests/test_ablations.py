@@ -1,8 +1,9 @@
-"""What decides the ablations: measures on known latents, and the rule."""
+"""What is run and kept of the ablations, and what is published of it."""
 
+import collections
 import concurrent.futures
-import importlib
 import json
+import math
 import pathlib
 import runpy
 import shutil
@@ -11,161 +12,16 @@ import sys
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-SCRIPTS = ROOT / "benchmarks" / "ablations"
+from tests import ablation_scripts
+from tests.ablation_scripts import ROOT, SCRIPTS
+
 FLOPS = 0.1  # by which a step of a variant may differ from that of the first
 
 
 @pytest.fixture(scope="module")
 def scripts():
   """The benchmark's modules, by name."""
-  sys.path.insert(0, str(SCRIPTS))
-  try:
-    yield {
-      name: importlib.import_module(name)
-      for name in (
-        "cases",
-        "document",
-        "measure",
-        "pictures",
-        "results",
-        "studies",
-        "variants",
-      )
-    }
-  finally:
-    sys.path.pop(0)
-
-
-def test_values_that_blocks_share_are_told_from_smooth_ones(scripts):
-  neighbours = scripts["measure"].neighbours
-  rng = np.random.default_rng(0)
-  coarse = rng.standard_normal((64, 2, 4, 4, 3))
-  blocks = coarse.repeat(2, 2).repeat(2, 3)
-  assert neighbours(blocks)["inside"] == pytest.approx(1, abs=1e-12)
-  error = 5 / np.sqrt(2 * 64 * 2 * 12 * 3)  # 5 standard errors of what differs
-  np.testing.assert_allclose(neighbours(blocks)["across"], 0, atol=error)
-  # the mean of every 2 x 2: neighbours share half, wherever they lie
-  x = rng.standard_normal((256, 2, 9, 9, 3))
-  smooth = x[:, :, 1:, 1:] + x[:, :, 1:, :-1] + x[:, :, :-1, 1:]
-  found = neighbours(smooth + x[:, :, :-1, :-1])
-  np.testing.assert_allclose([*found.values()], 0.5, atol=0.02)
-
-
-def test_straight_paths_have_no_spread_and_bent_ones_that_of_their_law(scripts):
-  straightness = scripts["measure"].straightness
-  steps = scripts["measure"].REFERENCE
-  ends = [(np.zeros((2, 1, 2, 2, 4)),)]  # one unit of one stage, 4 tokens
-  v = np.random.default_rng(0).standard_normal((2, 4, 4))
-  history = np.full((2, 3, 4), np.nan)  # stands before the target
-  whole = lambda v: np.concatenate([history, v], 1)
-  assert straightness(ends, [whole(v)] * steps, 1) == pytest.approx([0.0])
-  shares = scripts["measure"].step_shares(steps)
-  np.testing.assert_allclose(shares.sum(), 1, atol=1e-12)
-  signs = np.where(np.arange(steps) % 2, 3.0, -1.0)  # v, and three times back
-  mean = shares @ signs
-  expected = shares @ (signs - mean) ** 2 / mean**2
-  found = straightness(ends, [whole(s * v) for s in signs], 1)
-  np.testing.assert_allclose(found, [expected], rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-  "ours, others, smaller, verdict",
-  [
-    ([1, 2, 3], [4, 5, 6], True, "shown"),
-    ([1, 2, 3], [4, 5, 6], False, "the opposite is shown"),
-    ([1, 2, 4], [4, 5, 6], True, "not decided"),
-    ([1, 2], [4, 5, 6], True, "not measured"),
-  ],
-)
-def test_a_claim_is_shown_if_no_two_seeds_contradict_it(
-  scripts, ours, others, smaller, verdict
-):
-  measure = scripts["studies"].Measure(lambda r: r, smaller=smaller)
-  assert scripts["document"].verdict(measure, ours, others, 3) == verdict
-
-
-def test_seeds_are_compared_one_by_one_where_both_have_them(scripts):
-  document = scripts["document"]
-  pairs = lambda *values, smaller=True: document.pairs(
-    scripts["studies"].Measure(lambda r: r, smaller=smaller),
-    *(dict(enumerate(x)) for x in values),
-  )
-  assert pairs([1, 5, 2], [2, 4, 3]) == "; better in 2 of 3 seeds"
-  assert pairs([1, 5], [2, 4], smaller=False) == "; better in 1 of 2 seeds"
-  assert pairs([1, 1], [1, 2]) == "; better in 1 of 2 seeds"  # not by a tie
-  assert pairs([1], [2, 4]) == "; better in 1 of 1 seeds"
-  assert pairs([], []) == pairs([1], []) == ""
-  less = scripts["studies"].Measure(lambda r: r)
-  found = document.pairs(less, {0: 1, 2: 5}, {1: 0, 2: 6})  # not 1 with 0
-  assert found == "; better in 1 of 1 seeds"
-
-
-@pytest.mark.parametrize(
-  "verdicts, outcome",
-  [
-    ({"A": ["shown", "not decided"]}, "reproduced"),
-    ({"A": ["not decided", "the opposite is shown"]}, "not reproduced"),
-    (
-      {"A": ["shown", "the opposite is shown"]},
-      "not decided: measures disagree",
-    ),
-    ({"A": ["not decided"]}, "not decided"),
-    ({"A": ["shown"], "B": ["not decided"]}, "not decided"),  # not against all
-    ({"A": ["shown"], "B": ["not measured"]}, "not measured"),
-  ],
-)
-def test_a_study_is_reproduced_if_some_measure_shows_it_and_none_the_opposite(
-  scripts, verdicts, outcome
-):
-  document = scripts["document"]
-  line = lambda measure, other, verdict: document.Compared(
-    measure, other, verdict, "", "", ""
-  )
-  lines = [line("x", k, verdict) for k, v in verdicts.items() for verdict in v]
-  assert document.outcome(lines) == outcome
-  for word in ("shown", "not decided", "the opposite is shown"):
-    distance = line("Frechet distance", "A", word)
-    assert document.outcome([*lines, distance]) == outcome  # it has no part
-
-
-def test_at_equal_compute_scores_are_on_the_line_between_two_steps(scripts):
-  document = scripts["document"]
-  record = lambda flops, *scores: {
-    "seed": 0,
-    "over compute": {
-      step: {"frechet": score, "work": {"flops": flops}}
-      for step, score in zip(("100", "200"), scores, strict=True)
-    },
-  }
-  found = {"a": [record(1e10, 4.0, 2.0)], "b": [record(2e10, 3.0, 1.0)]}
-  assert document.teraflops(found, "a") == [1.0, 2.0]
-  middle = document.at_teraflop(found, ("a", "b"), 1.5)
-  values = lambda v: document.values(middle, v, "Frechet distance")
-  assert values("a") == {0: 3.0}
-  end = document.at_teraflop(found, ("a", "b"), 2.0)
-  each = [document.values(end, v, "Frechet distance")[0] for v in "ab"]
-  assert each == [2.0, 3.0]  # b's first step costs as much as a's second
-  first = document.at_step(found, "100")
-  assert document.values(first, "b", "Frechet distance") == {0: 3.0}
-
-
-def test_long_clips_are_followed_from_those_right_at_first(scripts):
-  measures = scripts["studies"].MEASURES
-  window = lambda n, kept, still_n, still: {
-    "n": n, "kept": kept, "still n": still_n, "still": still,
-  }  # fmt: skip
-  windows = [
-    window(32, 0.25, 8, 1.0),
-    window(20, 0.2, 6, 0.5),
-    window(10, 0.1, 2, 0.0),
-    window(4, 0.0, 0, float("nan")),
-  ]
-  record = {"long": {"windows": windows}}
-  assert measures["still later"].of(record) == pytest.approx(3 / 8)
-  assert measures["of right ones"].of(record) == 8
-  assert measures["kept later"].of(record) == pytest.approx(5 / 34)
-  assert measures["quarters later"].of(record) == 34
+  return ablation_scripts.load()
 
 
 def test_commands_at_once_lose_no_result_and_do_nothing_twice(
@@ -191,7 +47,10 @@ def test_every_study_compares_variants_that_are_run(scripts):
   used = {v for s in studies.STUDIES.values() for v in s.variants}
   assert used == set(variants.VARIANTS)
   for study in studies.STUDIES.values():
-    assert set(study.columns) | set(study.decided_by) <= set(studies.MEASURES)
+    shown = {*study.columns, *study.compared}
+    assert shown <= set(studies.MEASURES)
+    assert set(study.against) <= set(study.variants[1:])
+    assert not set(study.claimed) & set(study.also)
     for name in study.columns:
       needs = {"long": name in studies.LONG, "paths": name in of_paths}
       for part in (part for part, needed in needs.items() if needed):
@@ -259,10 +118,11 @@ def test_a_clip_is_scored_as_long_as_its_task_makes_it_or_as_long_as_asked(
     ran.append(words)
     (out,) = (w.split("=", 1)[1] for w in words if w.startswith("--out="))
     rate = {"hits": 1, "n": 2}
-    window = {"kept": rate, "still": {"hits": 0, "n": 0}, "color change": 1.0}
+    window = {"kept": rate, "still": {"hits": 0, "n": 0}, "color change": 1.0,
+              "color change n": 1}  # fmt: skip
     found = {"attributes": {"shape": rate}, "all correct": rate}
     found["windows"] = [window]
-    found |= dict.fromkeys(("flicker", "color drift", "shape drift"), 0.0)
+    found |= {"flicker": 0.0, "color drift": 0.0, "shape drift": None}
     path = pathlib.Path(out) / "results.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"summary": found}))
@@ -277,8 +137,10 @@ def test_a_clip_is_scored_as_long_as_its_task_makes_it_or_as_long_as_asked(
   assert f"--config.videos.path={tmp_path / 'images'}" in made
   assert case.scores("step_400", 128)["all correct"] == 0.5
   long = case.scores("long", 32, 65)
-  assert long["attributes"] == long["windows"][0]["kept"] == 0.5
-  assert np.isnan(long["windows"][0]["still"])
+  (seen,) = long["windows"]
+  assert long["attributes"] == seen["kept"] == 0.5
+  assert math.isnan(seen["still"]) and math.isnan(long["shape drift"])
+  assert seen["color change n"] == 1
   frames = [[w for w in words if "--frames" in w] for words in ran]
   assert frames == [[], ["--frames=65"]]
 
@@ -316,6 +178,94 @@ def test_another_config_file_is_another_case(scripts, tmp_path, monkeypatch):
     assert (case.settings == before) == same, new
 
 
+def test_another_default_is_another_case(scripts, tmp_path, monkeypatch):
+  cases = scripts["cases"]
+  case = cases.Case("pyramid", 0, scripts["variants"].FULL, tmp_path, tmp_path)
+  before, usual = case.settings, cases.usual_settings()
+  changed = tmp_path / "config.py"
+  changed.write_text(
+    cases.CONFIG.read_text()
+    + """
+def changed(kind, here=get_config):
+  config = here(kind)
+  config.optimizer.beta1 = 0.8
+  return config
+
+get_config = changed
+"""
+  )
+  monkeypatch.setattr(cases, "CONFIG", changed)
+  other = {**usual, "optimizer.beta1": 0.8}
+  monkeypatch.setattr(cases, "usual_settings", lambda: other)
+  assert "optimizer.beta1" not in cases.base_settings()
+  assert case.settings != before
+
+
+def test_what_there_is_none_of_is_kept_as_json_that_any_reader_takes(
+  scripts, tmp_path
+):
+  results, path = scripts["results"], tmp_path / "kept.json"
+  path.write_text('{"before": {"rate": NaN}}')  # as an earlier version wrote it
+  record = {"rates": [0.5, math.nan], "far": math.inf, "steps": 3}
+  results.add(path, "case", record)
+  kept = json.loads(path.read_text(), parse_constant=pytest.fail)
+  nothing = {"rates": [0.5, None], "far": None, "steps": 3}
+  assert kept == {"before": {"rate": None}, "case": nothing}
+  found = results.load(path)["case"]
+  assert found["rates"][0] == 0.5 and found["steps"] == 3
+  assert math.isnan(found["rates"][1]) and math.isnan(found["far"])
+
+
+@pytest.mark.parametrize(
+  "flags, kept",
+  [
+    ((), "ablations/ablations.json"),
+    (("--tiny",), "ablations/ablations_tiny.json"),
+    (("--work={}/elsewhere",), "elsewhere/ablations.json"),
+    (("--tiny", "--kept={}/docs/mine.json"), "docs/mine.json"),
+  ],
+)
+def test_results_are_kept_in_their_folder_unless_another_is_named(
+  tmp_path, monkeypatch, flags, kept
+):
+  main, written = runpy.run_path(str(SCRIPTS / "__main__.py"))["main"], []
+  parts = collections.Counter()
+  for name in ("check_folder", "check_kept", "run_missing", "show_blocks"):
+    said = lambda *_, name=name: parts.update([name])
+    monkeypatch.setitem(main.__globals__, name, said)
+  monkeypatch.setitem(
+    main.__globals__, "write_document", lambda *_: written.append(_[-1])
+  )
+  given = [flag.format(tmp_path) for flag in flags]
+  monkeypatch.setattr(sys, "argv", ["", f"--folder={tmp_path}", *given])
+  assert main() == 0
+  assert written == [(tmp_path / kept).with_suffix(".md")]
+  assert parts["check_kept"] == 1
+  monkeypatch.setattr(sys, "argv", [*sys.argv, "--replace"])
+  assert main() == 0 and parts["check_kept"] == 1 and parts["run_missing"] == 2
+
+
+def test_what_was_measured_otherwise_is_not_replaced(scripts, tmp_path):
+  check = runpy.run_path(str(SCRIPTS / "__main__.py"))["check_kept"]
+  case = scripts["cases"].Case(
+    "pyramid", 0, scripts["variants"].FULL, tmp_path, tmp_path
+  )
+  kept = tmp_path / "kept.json"
+  check([case], kept)  # nothing is there
+  keep = lambda settings: kept.write_text(
+    json.dumps({case.key: {"settings": settings}})
+  )
+  keep(case.settings)
+  check([case], kept)
+  others = scripts["cases"].apart_from_latents(case.settings)
+  keep([*others, "latents=theirs"])
+  with pytest.raises(SystemExit, match="'pyramid, seed 0', .*theirs, not miss"):
+    check([case], kept)
+  keep(["--config.seed=7", *case.settings])
+  with pytest.raises(SystemExit, match="other settings; .*--kept.*--replace"):
+    check([case], kept)
+
+
 def test_a_step_that_was_missed_is_not_measured_later(
   scripts, tmp_path, monkeypatch
 ):
@@ -350,7 +300,7 @@ def test_weights_are_shared_once_their_own_case_is_measured(
 @pytest.fixture(scope="module")
 def published(scripts, tmp_path_factory):
   """What is kept in docs, and its cases beside latents of the same marks."""
-  kept = json.loads((ROOT / "docs" / "ablations.json").read_text())
+  kept = scripts["results"].load(ROOT / "docs" / "ablations.json")
   folder = tmp_path_factory.mktemp("published")
   full = scripts["variants"].FULL
   made = scripts["cases"].Case
@@ -366,12 +316,20 @@ def test_what_is_published_was_measured_with_the_settings_of_today(
 ):
   kept, cases = published
   found = scripts["cases"].measured_alike(cases, kept)
-  for name, records in found.items():  # each task on one VAE's latents
-    assert [r["seed"] for r in records] == [0, 1, 2], name
+  measured = {name for name, records in found.items() if records}
+  for name in measured:  # each task on one VAE's latents
+    assert [r["seed"] for r in found[name]] == [0, 1, 2], name
   notes = {name for name in kept if name.startswith("latents ")}
-  assert kept.keys() == {case.key for case in cases} | notes
+  assert kept.keys() == {c.key for c in cases if c.name in measured} | notes
   used = {x for of in found.values() for r in of for x in marks_of(scripts, r)}
   assert {name.split()[1] for name in notes} <= used
+  studies = scripts["studies"].STUDIES
+  assert all(kept[x].get("studies", {}).keys() <= studies.keys() for x in notes)
+
+
+def test_what_is_published_is_json_that_any_reader_takes():
+  text = (ROOT / "docs" / "ablations.json").read_text()
+  json.loads(text, parse_constant=pytest.fail)
 
 
 def marks_of(scripts, record):
@@ -426,6 +384,7 @@ def test_steps_that_are_compared_cost_nearly_as_much(scripts, published):
       first, *others = (
         end(kept[f"{variant}, seed {seed}"])["flops"]
         for variant in study.variants
+        if f"{variant}, seed {seed}" in kept
       )
       shares = np.array(others) / first
       np.testing.assert_allclose(shares, 1, atol=FLOPS, err_msg=study.title)

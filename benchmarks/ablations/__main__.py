@@ -1,4 +1,4 @@
-"""The paper's ablations on the embedded dataset: makes docs/ablations.md.
+"""The paper's ablations on the embedded dataset.
 
   python benchmarks/ablations --folder=runs/shapes_cpu           # all of it
   python benchmarks/ablations --folder=runs/shapes_cpu --most=2  # two more
@@ -9,21 +9,24 @@ Every variant changes a few settings of a small transformer, which pyramid-train
 trains from three seeds on the latents of FOLDER; pyramid-evaluate scores clips
 of held-out captions, and measure.py looks at latents. Those about later frames
 go on from a training on images that they share.
-What is measured is kept in --kept at once, so that the same command goes on
-after it was stopped; it ends with the document of all that is kept. Started
-several times, the commands share the cases: one a core is faster than one on
-all.
+What is measured is kept at once in FOLDER/ablations/ablations.json (with --tiny
+in ablations_tiny.json), so that the same command goes on after it was stopped;
+it ends with a page of all that is kept, ablations.md beside it. Those in docs
+change only with --kept=docs/ablations.json; a record of other latents or
+settings is replaced only with --replace. Started several times, the commands
+share the cases: one a core is faster than one on all.
 """
 
 import argparse
+import collections
 import pathlib
 import sys
 
 import document
 import pictures
 import results
+import sections
 from cases import (
-  ROOT,
   Case,
   base_settings,
   marks,
@@ -81,6 +84,21 @@ def run_missing(chosen: list[Case], path: pathlib.Path, most: int) -> None:
         most -= 1
 
 
+def check_kept(chosen: list[Case], path: pathlib.Path) -> None:
+  """Refuses to replace what was measured in another way.
+
+  Raises:
+    SystemExit: names the first such record and what was different.
+  """
+  kept = results.load(path)
+  for case in chosen:
+    if how := case.otherwise(kept):
+      raise SystemExit(
+        f"{path} has {case.key!r}, measured with {how}; keep it and name "
+        "another file with --kept, or lose it with --replace."
+      )
+
+
 def notes_of(found: dict, kept: dict) -> dict[str, dict]:
   """What was noted by hand of the latents of each task that was measured."""
   notes = {}
@@ -108,8 +126,9 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
   base = base_settings()
   notes = notes_of(found, kept)
   vae_steps = checkpoint.latest_step(cases[0].shared / "vae")
+  remarks = [note.get("studies", {}) for note in notes.values()]
   document.write(
-    found, path, len(size.seeds),
+    found, path, len(size.seeds), dict(collections.ChainMap(*remarks)),
     layers=clips["model.layers"], width=32 * clips["model.heads"],
     rows=clips["latents.rows"], sampling=STEPS_A_UNIT,
     tokens=clips["latents.latent_tokens"] + clips["latents.text_tokens"],
@@ -121,7 +140,7 @@ def write_document(cases: list[Case], kept: dict, path: pathlib.Path) -> None:
     machine=of_tasks(notes, "machine", "not noted"),
     blocks=notes.get("clips", {}).get("blocks", ""),
     seeds=len(size.seeds), features=2 * base["model.latent_channels"],
-    settings=document.settings(usual_settings(), base),
+    settings=sections.settings(usual_settings(), base),
   )  # fmt: skip
 
 
@@ -146,8 +165,11 @@ def main() -> int:
   add("--folder", type=pathlib.Path, default=pathlib.Path("runs/shapes_cpu"),
       help="with shapes, text, vae and latents")  # fmt: skip
   add("--work", type=pathlib.Path, help="of the runs; FOLDER/ablations")
-  add("--kept", type=pathlib.Path, default=ROOT / "docs" / "ablations.json",
-      help="results; the page and pictures stand beside")  # fmt: skip
+  add("--kept", type=pathlib.Path,
+      help="results; the page and pictures stand beside; "
+           "WORK/ablations.json, with --tiny ablations_tiny.json")  # fmt: skip
+  add("--replace", action="store_true",
+      help="records in it of other latents or settings, too")  # fmt: skip
   add("--most", type=int, default=1000, help="cases now")
   add("--only", choices=[*STUDIES], help="a study")
   add("--list", action="store_true", help="what there is to run")
@@ -155,6 +177,8 @@ def main() -> int:
   given = parser.parse_args()
   size = TINY if given.tiny else FULL
   work = given.work or given.folder / "ablations"
+  name = "ablations_tiny.json" if given.tiny else "ablations.json"
+  path = given.kept or work / name
   cases = [
     Case(name, seed, size, given.folder, work)
     for seed in size.seeds
@@ -165,7 +189,7 @@ def main() -> int:
     wanted = STUDIES[given.only].variants
   chosen = [case for case in cases if case.name in wanted]
   if given.list:
-    kept = results.load(given.kept)
+    kept = results.load(path)
     for case in chosen:
       took = (
         f"{kept[case.key]['cpu seconds']:.0f} s" if case.done(kept) else "-"
@@ -173,9 +197,11 @@ def main() -> int:
       print(f"{took:>7}  {case.key}")
     return 0
   check_folder(given.folder, chosen)
-  run_missing(chosen, given.kept, given.most)
-  show_blocks(cases, given.kept.with_name(f"{given.kept.stem}_blocks.png"))
-  write_document(cases, results.load(given.kept), given.kept.with_suffix(".md"))
+  if given.most and not given.replace:
+    check_kept(chosen, path)
+  run_missing(chosen, path, given.most)
+  show_blocks(cases, path.with_name(f"{path.stem}_blocks.png"))
+  write_document(cases, results.load(path), path.with_suffix(".md"))
   return 0
 
 

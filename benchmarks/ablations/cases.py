@@ -36,21 +36,24 @@ def usual_settings() -> dict[str, Any]:
   return flat(dataclasses.asdict(Config()))
 
 
-def base_settings() -> dict[str, Any]:
-  """What CONFIG sets of how a transformer learns and samples, by name.
+def config_settings() -> dict[str, Any]:
+  """How a transformer of CONFIG learns and samples, defaults too, by name.
 
   What its latents are made with is in their fingerprint.
   """
-  usual = usual_settings()
   chosen = flat(runpy.run_path(str(CONFIG))["get_config"]("dit").to_dict())
   parts = ("model", "flow", "latents", "optimizer", "generate")
   return {
     name: value
     for name, value in chosen.items()
-    if name.split(".")[0] in parts
-    and name != "latents.sources"
-    and value != usual.get(name)
+    if name.split(".")[0] in parts and name != "latents.sources"
   }
+
+
+def base_settings() -> dict[str, Any]:
+  """Those of them that are no defaults."""
+  usual = usual_settings()
+  return {k: v for k, v in config_settings().items() if v != usual.get(k)}
 
 
 def digest(text: str) -> str:
@@ -165,7 +168,8 @@ class Case:
     """What it is made with; with another setting it is another case."""
     size, variant = self.size, self.variant
     ours = {**TASKS[variant.task].settings, **variant.settings}
-    rest = {k: v for k, v in base_settings().items() if k not in ours}
+    # with the defaults: one that changes makes another case
+    rest = {k: v for k, v in config_settings().items() if k not in ours}
     much = {
       "config": digest(repr(sorted(rest.items())))[:12],
       "steps": self.steps,
@@ -209,6 +213,14 @@ class Case:
   def done(self, kept: dict) -> bool:
     """Whether it was measured with these very settings."""
     return kept.get(self.key, {}).get("settings") == self.settings
+
+  def otherwise(self, kept: dict) -> str:
+    """What a record of its name was measured with instead; empty if alike."""
+    theirs = kept.get(self.key, {}).get("settings", self.settings)
+    if marks(theirs) != marks(self.settings):
+      of = [", ".join(marks(x)) for x in (theirs, self.settings)]
+      return "latents {}, not {}".format(*of)
+    return "" if theirs == self.settings else "other settings"
 
   def comparable(self, kept: dict) -> bool:
     """Whether it was measured with these settings, on whichever latents."""
@@ -294,8 +306,8 @@ class Case:
         f"--out={out}", f"--n={clips}", f"--seed={self.seed}", "--batch=16",
         *([f"--frames={frames}"] if frames else []), *self.variant.sampled_as,
       )  # fmt: skip
-    summary = json.loads((out / "results.json").read_text())["summary"]
-    rate = lambda x: x["hits"] / (x["n"] or math.nan)
+    summary = results.load(out / "results.json")["summary"]
+    rate = lambda x: x["hits"] / (x["n"] or math.nan)  # nan: of nothing
     rates = [rate(x) for x in summary["attributes"].values()]
     return {
       "all correct": rate(summary["all correct"]),
@@ -310,6 +322,8 @@ class Case:
           "still n": w["still"]["n"],  # right in the first quarter
           "still": rate(w["still"]),
           "color change": w["color change"],
+          # clips with an object in both; not counted by an earlier version
+          "color change n": w.get("color change n", math.nan),
         }
         for w in summary["windows"]
       ],
@@ -325,4 +339,4 @@ class Case:
         f"--clips={self.size.latents}", f"--seed={self.seed}", f"--out={out}",
         *self.variant.sampled_as, *more,
       )  # fmt: skip
-    return json.loads(out.read_text())
+    return results.load(out)

@@ -69,15 +69,22 @@ def legend(axes) -> None:
     axes.legend(fontsize=8)
 
 
+def steps_of(record: Mapping) -> list[Mapping]:
+  """What was measured at each step."""
+  return list(record["over compute"].values())
+
+
 def over_compute(axes, found, name: str, title: str, variants) -> None:
   """A score over training FLOPs."""
   for variant in variants:
     if records := found.get(variant):
       steps = records[0]["over compute"]
-      x = [int(s) * v["work"]["flops"] / 1e12 for s, v in steps.items()]
-      lines = [[v[name] for v in r["over compute"].values()] for r in records]
+      flops = [[v["work"]["flops"] for v in steps_of(r)] for r in records]
+      a_step = [sum(x) / len(x) for x in zip(*flops, strict=True)]
+      x = [int(s) * f / 1e12 for s, f in zip(steps, a_step, strict=True)]
+      lines = [[v[name] for v in steps_of(r)] for r in records]
       band(axes, x, lines, variant)
-  axes.set(title=title, xlabel="training TFLOP")
+  axes.set(title=title, xlabel="training TFLOP, mean of seeds")
   legend(axes)
 
 

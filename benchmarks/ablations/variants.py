@@ -57,7 +57,7 @@ STEPS_A_UNIT = 12  # of the sampler, shared out among the stages
 
 
 def pyramid(stages: int, text_tokens: int) -> dict:
-  """The settings of a number of stages, at equal tokens and sampling steps."""
+  """The settings of a number of stages, at equal places and sampling steps."""
   steps = (STEPS_A_UNIT // stages,) * stages
   return {
     "flow.stages": stages,
@@ -175,6 +175,12 @@ VARIANTS = {
   ),
   "2 stages, images": Variant(pyramid(2, 112), task="stills"),
   "4 stages, images": Variant(pyramid(4, 176), task="stills"),
+  "gamma 0, images": Variant({"flow.gamma": 0.0}, task="stills"),
+  "gamma 1/9, images": Variant({"flow.gamma": 1 / 9}, task="stills"),
+  "gamma 2/9, images": Variant({"flow.gamma": 2 / 9}, task="stills"),
+  "stages 1:2:1, images": Variant(
+    {"latents.stage_weights": (1.0, 2.0, 1.0)}, task="stills"
+  ),
   MOTION_BASE: Variant(task="motion", over_compute=True, long=True),
   "full sequence": Variant(
     {

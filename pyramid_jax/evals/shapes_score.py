@@ -263,6 +263,7 @@ def _window(records, w: int) -> dict[str, Any]:
     "still": _rate(kept(r for r in inside if _kept(r, 0))),
     "all correct": _rate(right),
     "color change": _mean(changes("color_change")),
+    "color change n": len(changes("color_change")),
     "shape change": _mean(changes("shape_change")),
   }
 
