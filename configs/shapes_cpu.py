@@ -19,10 +19,11 @@ Commands:
 Hardware: two CPU cores, 6 GB of memory.
 Expected: 1,772 s from the first command to the end of the last training, on two
   shared cores of which others took 6% of the time (clips 31 s, VAE 622, latents
-  138 with both commands at once, transformer 981). 59% of generated clips are
-  right in all (512 clips of held-out captions; 55 to 64%), 48% of those with a
-  pair of shape and color that training never shows; docs/shapes.md has the
-  rest. Held-out PSNR 27.8 dB.
+  138 with both commands at once, transformer 981). 61% of generated clips are
+  right in all (512 clips of held-out captions; 57 to 66%; a run before: 59%),
+  59% from the first frames to the last, 51% of those with a pair of shape and
+  color that training never shows; docs/shapes.md has the rest. Held-out PSNR
+  27.8 dB.
 """
 
 from pyramid_jax.config import settings
