@@ -192,7 +192,7 @@ def test_given_frames_that_do_not_fit_are_refused(
 def test_rows_too_long_for_a_tpu_are_refused_before_the_first_unit(
   pipeline, monkeypatch
 ):
-  monkeypatch.setattr(pipeline, "_platform", "tpu")
+  monkeypatch.setattr(pipeline, "_devices", ("tpu", 1))
   options = pipeline.options()
   # at 16 x 16 latents: the last unit and the one before it, the older one at
   # half the resolution; its shortest text
