@@ -113,19 +113,16 @@ def traced(jaxpr, platform: str) -> Traced:
 
 
 def _count(jaxpr, times: float, platform: str, total: Traced):
-  chosen = {}  # of `lax.platform_dependent`
   for eqn in jaxpr.eqns:
     name, params = eqn.primitive.name, eqn.params
-    if name == "platform_index":
-      chosen[eqn.outvars[0]] = _branch(params["platforms"], platform)
-    elif name == "dot_general":
+    if name == "dot_general":
       total.flops += times * _dot(eqn)
     elif name == "conv_general_dilated":
       total.flops += times * _convolution(eqn)
     elif name == "pallas_call":
       total.kernels += 1
     elif name == "cond":
-      _count_cond(eqn, chosen, times, platform, total)
+      _count_cond(params, times, platform, total)
     else:
       inner = times
       if name == "scan":
@@ -138,17 +135,16 @@ def _count(jaxpr, times: float, platform: str, total: Traced):
         _count(sub, inner, platform, total)
 
 
-def _count_cond(eqn, chosen, times, platform, total):
+def _count_cond(params, times, platform, total):
   """The branch of a platform; else the mean: a scan that switches takes each.
 
-  That is exact where every branch comes equally often, as in the sampler.
+  That is exact where every branch comes equally often, as in the sampler. A
+  choice by platform is told by the platforms of its branches: its index may be
+  a loop's constant that was found outside.
   """
-  branches = eqn.params["branches"]
-  index = eqn.invars[0]
-  picked = chosen.get(index) if not hasattr(index, "val") else None
-  if picked is not None:
-    _count(branches[picked].jaxpr, times, platform, total)
-    return
+  branches = params["branches"]
+  if platforms := params.get("branches_platforms"):
+    branches = [branches[_branch(platforms, platform)]]
   for branch in branches:
     _count(branch.jaxpr, times / len(branches), platform, total)
 
@@ -183,13 +179,15 @@ def _dot(eqn) -> float:
 
 
 def _convolution(eqn) -> float:
-  """Zeros that dilation puts between values cost nothing."""
+  """Zeros that dilation puts between values cost nothing.
+
+  A dilated kernel's are none of the values in its shape, which are counted.
+  """
   params, kernel = eqn.params, eqn.invars[1].aval.shape
   numbers = params["dimension_numbers"]
   out = math.prod(eqn.outvars[0].aval.shape)
   per_value = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-  zeros = math.prod(params["lhs_dilation"]) * math.prod(params["rhs_dilation"])
-  return 2.0 * out * per_value / zeros
+  return 2.0 * out * per_value / math.prod(params["lhs_dilation"])
 
 
 def _size(shape, dims) -> int:
