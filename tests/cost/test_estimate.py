@@ -39,13 +39,23 @@ def test_what_is_not_known_does_not_bind():
   assert (found.step, found.binds) == (4.0, "compute")
 
 
-def test_groups_larger_than_the_fast_network_send_over_the_slow_one():
+def test_groups_larger_than_the_fast_network_share_its_slow_ones():
+  """A ring through 16 devices in two islands crosses twice, not 16 times.
+
+  Eight such rings, one for each slow network of an island, carry an eighth of
+  the bytes each; so a device's slow network has an eighth of what it sends to
+  its neighbours in the rings, the seven others of which are in its island.
+  """
   target = dataclasses.replace(chips.target("h100:16"), chip=CHIP)
   small = Collective("all-gather", 8, 1, 8.0, 7.0)
-  large = Collective("all-reduce", 16, 1, 16.0, 30.0)
-  assert estimate.split([small, large], target) == (7.0, 30.0)
+  large = Collective("all-reduce", 16, 1, 16.0, 30.0, far=True, near=8.0)
+  assert estimate.split([small, large], target) == (7.0 + 30.0, 30.0 / 8)
+  unsaid = large._replace(group=0, far=False, near=1.0)  # of all devices
+  assert estimate.split([unsaid], target) == (30.0, 30.0 / 8)
   apart = small._replace(far=True)  # one member in each island
   assert estimate.split([small, apart], target) == (7.0, 7.0)
+  pairs = small._replace(far=True, near=2.0)
+  assert estimate.split([pairs], target) == (7.0, 3.5)
   assert estimate.between_slices(12.0, 3) == 2 * 12 * 2 / 3
 
 
@@ -127,16 +137,36 @@ def test_by_formula_remat_that_keeps_matmuls_recomputes_none():
   assert dense("attention") == dense("layer") < 1.4 * dense("none")
 
 
-def test_by_formula_an_axis_around_the_sequence_reaches_further():
+def by_formula_of_network(**mesh):
+  """Seconds on 16 H100 in two nodes, at the whole of the peaks."""
   row = Workload(1.0, 1000.0, 50.0, 1e6, 2e6, "")
+  config = Config(latents=LatentDataConfig(rows=16), mesh=MeshConfig(**mesh))
+  found, _ = estimate.by_formula(config, row, chips.target("h100:16"))
+  return found.network * estimate.Efficiency().network
 
-  def network(sequence):
-    mesh = MeshConfig(fsdp=8, sequence=sequence, data=-1)
-    config = Config(latents=LatentDataConfig(rows=16), mesh=mesh)
-    return estimate.by_formula(config, row, chips.target("h100:16"))[0].network
 
-  # 8 devices of fsdp lie in one node, or in every second place of two
-  assert network(2) > 5 * network(1)
+H100 = chips.CHIPS["h100"]
+USED = estimate.USED * make_dit(Config().model).size
+FSDP = (3 + 1) * USED  # for three passes, of which one recomputes; gradients
+
+
+def test_by_formula_an_axis_around_the_sequence_reaches_further():
+  """8 devices of fsdp lie in one node, or in every second place of two.
+
+  There half a node's slow networks are theirs: four to eight members. Of the
+  two copies in two nodes, each device's part is summed over its own (data).
+  """
+  sent = FSDP * 7 / 8
+  near = sent / H100.link + 2 * USED / 8 / 2 / H100.slow
+  far = sent / H100.link + sent / 4 / H100.slow
+  assert by_formula_of_network(data=-1, fsdp=8) == pytest.approx(near)
+  assert by_formula_of_network(fsdp=8, sequence=2) == pytest.approx(far)
+
+
+def test_by_formula_all_devices_of_several_nodes_share_their_slow_networks():
+  sent = FSDP * 15 / 16
+  expected = sent / H100.link + sent / 8 / H100.slow
+  assert by_formula_of_network(fsdp=16) == pytest.approx(expected)
 
 
 def test_by_formula_hbm_moves_about_what_compiled_programs_move(monkeypatch):
