@@ -182,7 +182,8 @@ def of_attention(case: dict, line: dict, programs: list[dict]) -> tuple:
     of_peak = f" ({share:.0%} of the peak)" if share is not None else ""
     cells.append(f"{name} {1000 * line[name]['seconds']:.3g} ms{of_peak}")
   errors = [f"{k} {v:.1g}" for k, v in line.get("cut_errors", {}).items()]
-  return (f"{case['attention']}, {case['dtype']}", ", ".join(cells) or NONE,
+  took = ", ".join(cells) or taken(line)
+  return (f"{case['attention']}, {case['dtype']}", took,
           ", ".join(errors) or "-", *roofline(programs),
           gib(programs))  # fmt: skip
 
@@ -190,10 +191,13 @@ def of_attention(case: dict, line: dict, programs: list[dict]) -> tuple:
 def of_train(case: dict, line: dict, programs: list[dict]) -> tuple:
   if line.get("estimate"):
     programs = [line["estimate"]]
+  limits = roofline(programs)
+  if why := line.get("estimate_error"):
+    limits = "none: " + why.replace("|", "/"), "-"
   mfu = line.get("mfu")
   return (
     f"{case['attention']}, remat {case['remat']}, rows {case['rows']}",
-    taken(line), "-" if mfu is None else f"{mfu:.0%}", *roofline(programs),
+    taken(line), "-" if mfu is None else f"{mfu:.0%}", *limits,
     gib(programs), memory(line),
   )  # fmt: skip
 
@@ -203,7 +207,7 @@ def of_clip(case: dict, line: dict, programs: list[dict]) -> tuple:
   cells = [f"{x} {line[x]['seconds']:.3g} s" for x in names if x in line]
   units = [x for x in programs if x["program"].startswith("units")]
   return (f"{case['preset']}, {case['seconds']} s",
-          ", ".join(cells) or taken({}), *roofline(units), gib(programs),
+          ", ".join(cells) or taken(line), *roofline(units), gib(programs),
           memory(line))  # fmt: skip
 
 

@@ -36,6 +36,8 @@ class Flops(NamedTuple):
 
 
 TIMESTEP = 256  # features of a timestep
+# Matrix products of the attention kernels; the backward pass is two of them.
+KERNELS = {"forward": 2, "backward": 7}
 STEP = 3  # a forward pass; twice as much for the gradients of both factors
 
 
@@ -80,12 +82,12 @@ def training(
 def kernel_attention(model: DiTConfig, visited: float, train: bool) -> float:
   """What the attention kernels execute on `visited` pairs.
 
-  A forward pass is 2 matrix products, a backward pass 7 in its two kernels;
-  recomputing layers runs the forward pass again unless its result is kept.
+  Recomputing layers runs the forward pass again unless its result is kept.
   """
-  products = 2
+  products = KERNELS["forward"]
   if train:
-    products += 7 + (2 if model.remat == "layer" else 0)
+    products *= 2 if model.remat == "layer" else 1
+    products += KERNELS["backward"]
   width = model.heads * model.head_dim
   return 2.0 * (model.layers + model.single_layers) * products * width * visited
 

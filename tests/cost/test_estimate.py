@@ -81,6 +81,11 @@ def test_topologies_are_read(topology, platform, devices, count):
     ("v5p", "", "not a chip and its shape"),
     ("v5p:0x2", "", "not a chip and its shape"),
     ("h100:8", "tpu", "--platform=tpu has no h100"),
+    ("v6e:16x32", "", "512 devices; .* 256 at most: .* --slices=2"),
+    ("tpu7x:16x24x32", "", "24,576 devices; .* 18,432 at most: .*=2"),
+    ("v4:2x2", "", "v4 has 3 dimensions, such as v4:2x2x1"),
+    ("v6e:2x2x1", "", "v6e has 2 dimensions, such as v6e:2x2"),
+    ("v5p:8", "", "v5p has 3 dimensions"),
   ],
 )
 def test_a_topology_that_is_none_is_told(topology, platform, message):
@@ -109,7 +114,7 @@ def test_every_gpu_is_described_to_the_compiler():
 def test_every_chip_has_the_blocks_that_its_kernels_have():
   for chip in chips.CHIPS.values():
     assert chips.of_kind(chip.kind) is chip
-    of_tpu = chips.target(f"{chip.name}:1").platform == "tpu"
+    of_tpu = chip.kind.startswith("TPU")
     blocks = tiles.of_kind(chip.kind)
     blocks = blocks if of_tpu else blocks.forward
     assert chip.tile == (blocks.query, blocks.key)

@@ -22,7 +22,7 @@ LENGTH = 40
 CURRICULUM = pathlib.Path(__file__).parents[2] / "configs" / "curriculum.py"
 
 
-def mask(causal):
+def ranges(causal):
   """What `key_ranges` lets each token of GROUPS see."""
   segment, frame = [], []
   for s, sizes in enumerate(GROUPS, 1):
@@ -33,8 +33,14 @@ def mask(causal):
   start, end = key_ranges(
     jnp.array([segment + pad]), jnp.array([frame + pad]), causal=causal
   )
+  return np.array(start[0]), np.array(end[0])
+
+
+def mask(causal):
+  """The same, for each pair of a query and a key."""
+  start, end = ranges(causal)
   key = np.arange(LENGTH)
-  return (key >= start[0][:, None]) & (key < end[0][:, None])
+  return (key >= start[:, None]) & (key < end[:, None])
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -51,6 +57,11 @@ def test_visited_tiles_hold_every_pair_and_few_others(causal):
   assert tiles.sum() * 32 <= visited <= LENGTH**2
   assert visited == 32 * sum(
     1 + np.flatnonzero(row).max() - np.flatnonzero(row).min() for row in tiles
+  )
+  first, last = ranges(causal)
+  seen = last > first
+  assert visited == workload.visited_pairs(
+    first[seen], last[seen], LENGTH, (8, 4)
   )
 
 
