@@ -42,7 +42,9 @@ lines also have the least and the most, the versions and the driver.
 
 What limits a program is what its roofline says, with the efficiencies that
 `pyramid-plan` assumes; seconds reach from all overlapping to nothing
-overlapping. Larger machines are `pyramid-plan`'s, and in [scale.md](scale.md).
+overlapping. It counts all that is executed: of attention the pairs in all tiles
+that the kernels visit, or every pair without kernels. Larger machines are
+`pyramid-plan`'s, and in [scale.md](scale.md).
 {compiled}
 
 {measured}

@@ -213,10 +213,12 @@ def by_formula(
   layers = model.layers + model.single_layers
   sums = 2 * passes * layers * 2 * tokens * model.heads * model.head_dim
   used, gathered, summed = USED * parameters, times, config.train.microbatches
-  if target.platform == "tpu" and mesh["fsdp"] == target.devices:
-    # between all of a slice's devices the compiler sums in place of both
-    summed *= 2
-    gathered *= 2 if target.devices >= MANY else 1
+  if target.platform == "tpu":
+    # where the compiler sums, in place of gathering and scattering
+    whole = mesh["fsdp"] == target.devices
+    few = model.heads * model.head_dim < FEW * mesh["fsdp"]
+    summed *= 2 if whole or few else 1
+    gathered *= 2 if whole and target.devices >= MANY else 1
   sent = {
     "fsdp": used * (gathered + summed),
     "tensor": 2 * sums,
@@ -244,6 +246,7 @@ def by_formula(
 # third of the MM-DiT's, those of the modulation, are used in float32.
 USED = 2 * 2 / 3 + 4 / 3
 MANY = 64  # devices, all of a slice, between which nothing is gathered as such
+FEW = 16  # rows of a kernel, a bfloat16 tile: of fewer a device's are summed
 
 # By platform, what a device's HBM moves, in units of: a bfloat16 value of each
 # token, layer and width, where every device of the tensor axis moves all of

@@ -10,10 +10,11 @@ from pyramid_jax.attention import tiles
 from pyramid_jax.config import (
   Config,
   ConfigError,
+  DiTConfig,
   LatentDataConfig,
   MeshConfig,
 )
-from pyramid_jax.cost import chips, estimate, gpu_targets
+from pyramid_jax.cost import chips, estimate, gpu_targets, network
 from pyramid_jax.cost.flops import Flops
 from pyramid_jax.cost.hlo import Collective
 from pyramid_jax.cost.workload import Workload
@@ -142,11 +143,13 @@ def test_by_formula_remat_that_keeps_matmuls_recomputes_none():
   assert dense("attention") == dense("layer") < 1.4 * dense("none")
 
 
-def by_formula_of_network(**mesh):
-  """Seconds on 16 H100 in two nodes, at the whole of the peaks."""
+def by_formula_of_network(topology="h100:16", heads=24, **mesh):
+  """Seconds of 16 rows, at the whole of the peaks."""
   row = Workload(1.0, 1000.0, 50.0, 1e6, 2e6, "")
-  config = Config(latents=LatentDataConfig(rows=16), mesh=MeshConfig(**mesh))
-  found, _ = estimate.by_formula(config, row, chips.target("h100:16"))
+  model = DiTConfig(heads=heads)
+  data = LatentDataConfig(rows=16)
+  config = Config(model=model, latents=data, mesh=MeshConfig(**mesh))
+  found, _ = estimate.by_formula(config, row, chips.target(topology))
   return found.network * estimate.Efficiency().network
 
 
@@ -172,6 +175,20 @@ def test_by_formula_all_devices_of_several_nodes_share_their_slow_networks():
   sent = FSDP * 15 / 16
   expected = sent / H100.link + sent / 8 / H100.slow
   assert by_formula_of_network(fsdp=16) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("heads, summed", [(24, 2), (30, 2), (32, 1), (48, 1)])
+def test_by_formula_gradients_of_a_few_rows_are_sums_on_tpus(heads, summed):
+  """Twice the bytes: 12 or 15 rows of a kernel to a device, not 16 or 24."""
+  target, mesh = chips.target("v6e:16x16"), dict(data=2, fsdp=128)
+  joined = network.in_order(target)
+  whole = dict(data=2, fsdp=128, tensor=1, sequence=1)
+  links = {axis: joined.links(network.along(whole, axis, 256)) for axis in mesh}
+  used = estimate.USED * make_dit(DiTConfig(heads=heads)).size
+  sent = (3 + summed) * used * 127 / 128 / links["fsdp"]
+  sent += 2 * used / 128 / 2 / links["data"]
+  found = by_formula_of_network("v6e:16x16", heads, **mesh)
+  assert found == pytest.approx(sent / target.chip.link)
 
 
 def test_by_formula_hbm_moves_about_what_compiled_programs_move(monkeypatch):
