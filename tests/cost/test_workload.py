@@ -83,11 +83,20 @@ def test_a_row_of_assumed_images_holds_as_many_as_fit():
   "stage, paper",
   [("image", 1536), ("384p_2s", 768), ("384p_5s", 768), ("768p", 384)],
 )
-def test_a_step_of_the_curriculum_has_the_samples_of_the_paper(stage, paper):
+def test_a_step_of_the_curriculum_has_the_samples_of_the_paper(
+  monkeypatch, stage, paper
+):
   made = runpy.run_path(str(CURRICULUM))
   config = from_dict(Config, made["get_config"](f"mmdit_{stage}"))
   row = workload.measure(config, (512, 1024))
   assert row.assumed  # no data there
   samples = config.latents.rows * row.samples
   np.testing.assert_allclose(samples, paper, rtol=0.03)
-  assert f"{samples:.0f}" in made["__doc__"]
+  told, _, capped = made["__doc__"].partition("With captions at the cap")
+  assert f"{samples:.0f}" in told
+  monkeypatch.setattr(workload, "PROMPT", (config.text.max_tokens, 0))
+  row = workload.measure(config, (512, 1024))
+  data = config.latents
+  full = (row.latent + row.text) / (data.latent_tokens + data.text_tokens)
+  assert f"{data.rows * row.samples:.0f}" in capped
+  assert f"{full:.0%}" in capped
