@@ -222,6 +222,6 @@ def _check_slice(topology: str, chip: Chip, shape: str, devices: int) -> None:
   if devices > chip.island:
     raise ConfigError(
       f"--topology={topology} has {devices:,} devices; a slice of {chip.name} "
-      f"has {chip.island:,} at most: give one of them and --slices="
+      f"has {chip.island:,} at most: give the shape of one and --slices="
       f"{-(-devices // chip.island)}."
     )
