@@ -196,6 +196,15 @@ def estimated(config) -> dict | None:
   return said(found.compiled, found.estimate)
 
 
+def estimate_or_why(config) -> dict:
+  """The estimate of a line, or what kept the planner from it."""
+  try:
+    return {"estimate": estimated(config)}
+  except Exception as error:  # a planner that fails loses no measurement
+    why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    return {"estimate": None, "estimate_error": why}
+
+
 def generate(case: dict, tiny: bool) -> dict:
   """A clip with guidance: T5, transformer and VAE, one after the other."""
   config = clip_config(case, tiny)
@@ -229,11 +238,14 @@ def sample(config, wanted) -> tuple[dict[str, float], list]:
   keys = jax.random.split(jax.random.key(0), 1)
   schedule = schedule_of(config.flow)
 
+  latents = []
+
   def run():
     units = generate_units(velocity, wanted, schedule, text, keys=keys)
-    return [ends[-1] for ends in units]
+    latents[:] = [ends[-1] for ends in units]
+    return latents
 
-  return seconds(run, 3), run()
+  return seconds(run, 3), latents
 
 
 def decode(config, latents: list) -> dict[str, float]:
@@ -259,7 +271,7 @@ def run(case: dict, tiny: bool) -> dict:
     **case,
   }
   if case["part"] == "train":  # of a step that does not fit, too
-    line["estimate"] = estimated(config_of(case, tiny))
+    line |= estimate_or_why(config_of(case, tiny))
   try:
     line |= globals()[case["part"]](case, tiny)
   except jax.errors.JaxRuntimeError as error:

@@ -8,13 +8,14 @@ import importlib.metadata
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pyramid_jax import config as c
 from pyramid_jax.attention.attend import attend
 from pyramid_jax.attention.ranges import key_ranges
-from pyramid_jax.cost import chips
-from pyramid_jax.cost.workload import open_store
+from pyramid_jax.cost import chips, flops
+from pyramid_jax.cost.workload import open_store, visited_pairs
 from pyramid_jax.data.latents import NullPrompt
 from pyramid_jax.data.packing import Planner
 from pyramid_jax.data.rows import TokenSpec, pack_row, segment
@@ -127,7 +128,9 @@ def random_rows(config):
     rows.append(
       pack_row(parts, data.latent_tokens, data.text_tokens, data.segments, r)
     )
-  return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  batch = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+  batch["text"] = batch["text"].astype(jnp.dtype(config.text.dtype))
+  return batch
 
 
 def key_bounds(config) -> tuple[np.ndarray, np.ndarray]:
@@ -155,6 +158,14 @@ def attention_flops(config, start, end) -> dict[str, float]:
   pairs = int((end - start).sum())
   product = 2.0 * pairs * config.model.heads * config.model.head_dim
   return {"forward": 2 * product, "backward": 5 * product}
+
+
+def kernel_flops(config, start, end, tile) -> dict[str, float]:
+  """What kernels execute: all pairs of the tiles that they visit."""
+  seen, length = end > start, end.shape[1]
+  pairs = visited_pairs(start[seen], end[seen], length, tile)
+  product = 2.0 * pairs * config.model.heads * config.model.head_dim
+  return {name: n * product for name, n in flops.KERNELS.items()}
 
 
 def text_encoder(tiny: bool):

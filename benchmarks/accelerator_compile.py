@@ -36,14 +36,17 @@ class Ahead:
       tree,
     )
 
-  def program(self, name: str, function, *args, flops: float | None = None):
-    """What the compiler says of a jitted function, its roofline if known."""
+  def program(self, name: str, function, *args, kernels: float | None = None):
+    """What the compiler says of a jitted function, its roofline if known.
+
+    `kernels`: FLOPs in custom kernels, if it has any.
+    """
     job = Job(name, function, args, {}, {"arguments": args})
     target = self.target
     found = compile_job(job, self.mesh, target, target.memory)
     guess = None
-    if target.chip and flops is not None and found.fits:
-      work = estimate.flops.Flops(0.0, flops)
+    if target.chip and kernels is not None and found.fits:
+      work = estimate.flops.Flops(found.flops, kernels * found.kernels)
       guess = estimate.roofline(target.chip, work, found.traffic, 0.0)
     return self.line(found, guess)
 
@@ -70,15 +73,20 @@ def attention(case: dict, tiny: bool, ahead: Ahead) -> list[dict]:
   x = ahead.placed(jax.ShapeDtypeStruct(shape, case["dtype"]))
   programs = cases.attention_programs(case, start, end)
   forward, with_pullback, backward = programs
-  flops = {}
-  if case["dtype"] == "bfloat16":  # whose peak is known
-    flops = cases.attention_flops(config, start, end)
+  kernels = {}
+  if case["dtype"] == "bfloat16" and ahead.target.chip:  # whose peak is known
+    tile = ahead.target.chip.tile
+    kernels = cases.kernel_flops(config, start, end, tile)
   with jax.set_mesh(ahead.mesh):
     _, pull = jax.eval_shape(with_pullback, x, x, x)
   return [
-    ahead.program("forward", forward, x, x, x, flops=flops.get("forward")),
+    ahead.program("forward", forward, x, x, x, kernels=kernels.get("forward")),
     ahead.program(
-      "backward", backward, ahead.placed(pull), x, flops=flops.get("backward")
+      "backward",
+      backward,
+      ahead.placed(pull),
+      x,
+      kernels=kernels.get("backward"),
     ),
   ]
 

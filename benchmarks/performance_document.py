@@ -42,7 +42,9 @@ lines also have the least and the most, the versions and the driver.
 
 What limits a program is what its roofline says, with the efficiencies that
 `pyramid-plan` assumes; seconds reach from all overlapping to nothing
-overlapping. Larger machines are `pyramid-plan`'s, and in [scale.md](scale.md).
+overlapping. It counts all that is executed: of attention the pairs in all tiles
+that the kernels visit, or every pair without kernels. Larger machines are
+`pyramid-plan`'s, and in [scale.md](scale.md).
 {compiled}
 
 {measured}
@@ -182,7 +184,8 @@ def of_attention(case: dict, line: dict, programs: list[dict]) -> tuple:
     of_peak = f" ({share:.0%} of the peak)" if share is not None else ""
     cells.append(f"{name} {1000 * line[name]['seconds']:.3g} ms{of_peak}")
   errors = [f"{k} {v:.1g}" for k, v in line.get("cut_errors", {}).items()]
-  return (f"{case['attention']}, {case['dtype']}", ", ".join(cells) or NONE,
+  took = ", ".join(cells) or taken(line)
+  return (f"{case['attention']}, {case['dtype']}", took,
           ", ".join(errors) or "-", *roofline(programs),
           gib(programs))  # fmt: skip
 
@@ -190,10 +193,13 @@ def of_attention(case: dict, line: dict, programs: list[dict]) -> tuple:
 def of_train(case: dict, line: dict, programs: list[dict]) -> tuple:
   if line.get("estimate"):
     programs = [line["estimate"]]
+  limits = roofline(programs)
+  if why := line.get("estimate_error"):
+    limits = "none: " + why.replace("|", "/"), "-"
   mfu = line.get("mfu")
   return (
     f"{case['attention']}, remat {case['remat']}, rows {case['rows']}",
-    taken(line), "-" if mfu is None else f"{mfu:.0%}", *roofline(programs),
+    taken(line), "-" if mfu is None else f"{mfu:.0%}", *limits,
     gib(programs), memory(line),
   )  # fmt: skip
 
@@ -203,7 +209,7 @@ def of_clip(case: dict, line: dict, programs: list[dict]) -> tuple:
   cells = [f"{x} {line[x]['seconds']:.3g} s" for x in names if x in line]
   units = [x for x in programs if x["program"].startswith("units")]
   return (f"{case['preset']}, {case['seconds']} s",
-          ", ".join(cells) or taken({}), *roofline(units), gib(programs),
+          ", ".join(cells) or taken(line), *roofline(units), gib(programs),
           memory(line))  # fmt: skip
 
 

@@ -56,7 +56,7 @@ LARGEST = {"1024 v5p": ("v5p:8x8x16", {"tensor": 8})}
 REMATS = ("layer", "attention", "matmuls", "none")
 MESHES = {
   "v5p-128": [{"data": 1}],
-  "v6e-256": [{"sequence": 2}],
+  "v6e-256": [{"sequence": 2}, {"data": 4, "fsdp": 32, "tensor": 2}],
   "128 A100": [{"data": 1, "fsdp": -1}],
   "128 H100": [{"data": 1, "fsdp": -1}],
 }

@@ -153,6 +153,12 @@ The slow network joins nodes of GPUs and slices of TPUs; its figure is a host's
 network cards shared by its chips. Rented machines differ: `pyramid-plan
 --slow_gbps=` takes another one.
 
+Of a group that reaches several nodes, a GPU's slow network is assumed to carry
+the m-th part of what the GPU sends, with m members of the group in each node:
+a ring leaves a node once, whatever its members there, and m rings share the
+cards. All of it counts on the fast network beside, if m is more than 1. Of
+128 GPUs with `fsdp` 8, m is 1 for the sums over `data`, 8 where all exchange.
+
 A TPU's fast network is the sum of its links to the neighbours in a torus. An
 exchange has those of the dimensions that its group spans: of a whole closed
 dimension two, of a part of one, a group of two neighbours one.
@@ -162,17 +168,29 @@ dimension two, of a part of one, a group of two neighbours one.
 
 By what costs most, the MM-DiT at 768p; in bold what the config has: of those
 compiled that leave a third of the memory free and whose step is within a tenth
-of the least, the one that takes least if nothing overlaps. Seconds are from all
-overlapping to nothing overlapping.
+of the least, the one that takes least if nothing overlaps (of v6e-256, second
+to one that is told of below). Seconds are from all overlapping to nothing
+overlapping.
 
 {{choices}}
 
 On TPUs an axis should not be all of a slice's devices: between all of 64 and
 more, the compiler writes each gathering and scattering of parameters as a sum
-of arrays that are zero elsewhere, which sends twice the bytes; between some of
-them, it gathers and scatters. So v5p-128 has `data` 2. Parameters are exchanged
-as they are used: those of the modulation, a third, in float32, the others in
-bfloat16, in which their gradients are summed, too.
+of arrays that are zero elsewhere, which sends twice the bytes. So v5p-128 has
+`data` 2. Between some of them it gathers. Gradients it scatters, a fifth apart,
+on v5p-128, where a device has 48 or 60 rows of a kernel; it sums most of them
+where it has 12 or 15 (fsdp 128, on v6e-256 and on 1,024 v5p), and on v6e-256
+with `data` 4 and fsdp 32, where it has 48. Tiles of 8 rows in float32 and of 16
+in bfloat16 seem to have to do with it; the rule is not known. Of a layer's
+three kernels, compiled apart for v6e-256 with fsdp 128, it scatters all at 16
+rows, none at 12, at 8 the one in float32, at 20 the two in bfloat16; for
+v5p-128 with fsdp 32, at 8, 12 and 20 the one in float32.
+
+Of v6e-256, `data` 4 with fsdp 32 was compiled last and takes a little less time
+and more memory than what the config has; the other stages were not compiled so.
+
+Parameters are exchanged as they are used: those of the modulation, a third, in
+float32, the others in bfloat16, in which their gradients are summed, too.
 
 ## Beside the published hours
 
@@ -208,11 +226,12 @@ hold on TPUs; whether such rows fit is not asked.
 ![Chip-hours by chips, chip-seconds by units](scale.png)
 
 The formula counts dense operations on padded rows with recomputation, attention
-kernels on the tiles they visit, exchanges of parameters, gradients and
-activations, and HBM traffic, whose few constants were fitted to the compiled
-MM-DiT cells of the tables above; the other rows below were left out of the fit,
-and remat `none` of all, which moves half as much again. It is this share of the
-seconds that the compiled programs have:
+kernels on the tiles they visit, exchanges of parameters, gradients (summed at
+fewer than 16 rows a device, else scattered) and activations, and HBM traffic,
+whose few constants were fitted to the compiled MM-DiT cells of the tables
+above; the other rows below were left out of the fit, and remat `none` of all,
+which moves half as much again. It is this share of the seconds that the
+compiled programs have:
 
 {{beside}}
 

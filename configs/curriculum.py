@@ -13,9 +13,12 @@ Hardware: devices of 32 GB and more, of 16 with --config.model.remat=layer; the
 Expected: not run here; docs/scale.md has the plan.
 
 The length of the rows makes the mean number of samples a step the paper's.
-Planned on assumed clips (pyramid-plan prints them), a row holds 12.3, 5.9, 6.1
-and 2.9 samples in the order of the stages: 1574, 759, 782 and 373 a step, where
-the paper has 1536, 768, 768 and 384.
+Planned on assumed clips with prompts of 62 +- 30 tokens (pyramid-plan prints
+them), a row holds 12.3, 5.9, 6.1 and 2.9 samples in the order of the stages:
+1574, 759, 782 and 373 a step, where the paper has 1536, 768, 768 and 384.
+With captions at the cap of 128 tokens a step holds 812, 411, 425 and 268 (rows
+56%, 56%, 56% and 71% full): then raise config.latents.text_tokens to what
+pyramid-data info suggests.
 
 Up to 20 steps of a stage may have a loss or gradient that is not finite; they
 change no weight. The next one ends the run, for which a person has to look.

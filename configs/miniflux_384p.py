@@ -12,13 +12,14 @@ They start from the weights in runs/miniflux/image and of the first of them;
 Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
 Hours reported in the paper, of the MM-DiT: 90 for 80k steps at 2 s and 120k at
   5 s.
-Hours planned at 2 s: v5p-128 9.4 to 15.8, v6e-256 2.8 to 6.0, 128 A100 5.7 to
-  11.6, 128 H100 1.8 to 5.2.
-Hours planned at 5 s: v5p-128 16.7 to 27.5, v6e-256 4.7 to 9.9, 128 A100 10.3 to
-  19.8, 128 H100 3.2 to 8.8.
+Hours planned at 2 s: v5p-128 9.1 to 15.5, v6e-256 2.8 to 5.9, 128 A100 5.5 to
+  11.3, 128 H100 1.8 to 5.1.
+Hours planned at 5 s: v5p-128 16.0 to 26.9, v6e-256 4.7 to 9.8, 128 A100 9.8 to
+  19.3, 128 H100 3.1 to 8.6.
 Expected: not run here; docs/scale.md says how the hours were planned.
 Tokens a step: 128 rows of 5,248 + 384 (2s) or 6,240 + 416 (5s) latent and text
-  tokens, 720,896 or 851,968 in all; 759 or 782 samples.
+  tokens, 720,896 or 851,968 in all; 759 or 782 samples with the prompts that
+  configs/curriculum.py assumes.
 """
 
 import pathlib

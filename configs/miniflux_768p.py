@@ -8,11 +8,11 @@ It starts from the weights in runs/miniflux/384p_5s; where these lie elsewhere,
   add --config.train.init=THERE.
 Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
 Hours reported in the paper, of the MM-DiT: 60 for 50k steps at 5 to 10 s.
-Hours planned: v5p-128 26.8 to 36.4, v6e-256 4.3 to 9.5, 128 A100 17.9 to 23.9,
-  128 H100 5.6 to 9.2.
+Hours planned: v5p-128 25.2 to 34.7, v6e-256 4.3 to 9.3, 128 A100 16.7 to 22.7,
+  128 H100 5.3 to 8.8.
 Expected: not run here; docs/scale.md says how the hours were planned.
 Tokens a step: 128 rows of 16,128 latent and 256 text tokens, 2,097,152 in all;
-  373 samples.
+  373 samples with the prompts that configs/curriculum.py assumes.
 """
 
 import pathlib

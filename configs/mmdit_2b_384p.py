@@ -11,13 +11,14 @@ They start from the weights in runs/mmdit/image and of the first of them; where
   these lie elsewhere, add --config.train.init=THERE.
 Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
 Hours reported in the paper: 90 for 80k steps at 2 s and 120k at 5 s.
-Hours planned at 2 s: v5p-128 6.6 to 11.6, v6e-256 2.7 to 6.0, 128 A100 3.9 to
-  9.5, 128 H100 1.8 to 4.6.
-Hours planned at 5 s: v5p-128 11.7 to 20.7, v6e-256 4.4 to 10.0, 128 A100 7.0 to
-  15.9, 128 H100 2.7 to 7.4.
+Hours planned at 2 s: v5p-128 6.3 to 11.3, v6e-256 2.7 to 5.9, 128 A100 3.7 to
+  9.4, 128 H100 1.8 to 4.5.
+Hours planned at 5 s: v5p-128 11.2 to 20.2, v6e-256 4.4 to 9.9, 128 A100 6.6 to
+  15.5, 128 H100 2.7 to 7.3.
 Expected: not run here; docs/scale.md says how the hours were planned.
 Tokens a step: 128 rows of 5,248 + 384 (2s) or 6,240 + 416 (5s) latent and text
-  tokens, 720,896 or 851,968 in all; 759 or 782 samples.
+  tokens, 720,896 or 851,968 in all; 759 or 782 samples with the prompts that
+  configs/curriculum.py assumes.
 """
 
 import pathlib

@@ -6,11 +6,11 @@ Command, which launch/slurm.sh starts on all nodes:
     --config.mesh.data=-1 --config.mesh.fsdp=8
 Hardware: 128 A100 of 80 GB; configs/curriculum.py has the mesh of others.
 Hours reported in the paper: 12 for 50k steps.
-Hours planned: v5p-128 4.3 to 7.6, v6e-256 1.7 to 3.9, 128 A100 2.5 to 6.1, 128
+Hours planned: v5p-128 4.1 to 7.4, v6e-256 1.7 to 3.8, 128 A100 2.4 to 6.0, 128
   H100 1.1 to 2.9.
 Expected: not run here; docs/scale.md says how the hours were planned.
 Tokens a step: 128 rows of 5,376 latent and 768 text tokens, 786,432 in all;
-  1,574 samples.
+  1,574 samples with the prompts that configs/curriculum.py assumes.
 """
 
 import pathlib

@@ -75,6 +75,80 @@ def test_a_training_step_is_measured_beside_its_estimate(monkeypatch):
   assert line["estimate"]["fits"] and line["mfu"] > 0
 
 
+def test_a_planner_that_fails_loses_no_measurement(monkeypatch):
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import accelerator
+  import performance_document
+
+  def fails(config):
+    raise NotImplementedError("no such | device\nand more")
+
+  monkeypatch.setattr(accelerator, "REPEATS", 1)
+  monkeypatch.setattr(accelerator, "estimated", fails)
+  line = accelerator.run(TRAIN, tiny=True)
+  assert line["estimate"] is None and line["seconds"] > 0
+  why = "NotImplementedError: no such | device"
+  assert line["estimate_error"] == why
+  page = performance_document.page([line])
+  assert f"| none: {why.replace('|', '/')} |" in page
+
+
+def test_a_measured_step_is_given_what_a_run_is(monkeypatch):
+  """Rows of the same dtypes are the same program, compiled once."""
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import accelerator_cases
+
+  from pyramid_jax.cost import jobs
+
+  config = accelerator_cases.config_of(TRAIN, tiny=True)
+  planned, rows = jobs.row_batch(config), accelerator_cases.random_rows(config)
+  assert planned.keys() == rows.keys()
+  for name, x in rows.items():
+    assert (x.shape, x.dtype) == (planned[name].shape, planned[name].dtype)
+
+
+def test_no_clip_is_made_but_those_that_are_timed(monkeypatch):
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import accelerator
+
+  case = {"part": "generate", "preset": "384p", "seconds": 5}
+  config = accelerator.clip_config(case, tiny=True)
+  wanted = accelerator.sampling_plan(config, config.generate, config.vae)
+  clips, make = [], accelerator.generate_units
+
+  def counted(*args, **options):
+    clips.append([ends for ends in make(*args, **options)])
+    return clips[-1]
+
+  monkeypatch.setattr(accelerator, "generate_units", counted)
+  _, latents = accelerator.sample(config, wanted)
+  assert len(clips) == 1 + 3  # one compiles
+  for found, made in zip(latents, clips[-1], strict=True):
+    assert found is made[-1]
+
+
+def test_attention_is_planned_with_all_that_its_kernels_execute(monkeypatch):
+  """As pyramid-plan does; the share of the peak counts what is needed."""
+  monkeypatch.syspath_prepend(str(SCRIPTS))
+  import accelerator_cases as script
+
+  from pyramid_jax.cost import flops
+
+  case = {"part": "attention", "attention": "auto", "dtype": "bfloat16"}
+  config = script.config_of(case, tiny=True)
+  start, end = script.key_bounds(config)
+  found = script.kernel_flops(config, start, end, (1, 1))
+  model = dataclasses.replace(config.model, layers=1, remat="none")
+  pairs = int((end - start).sum())  # a tile of one pair holds no other
+  both = flops.kernel_attention(model, pairs, train=True)
+  assert found["forward"] + found["backward"] == both
+  needed = script.attention_flops(config, start, end)
+  assert found["forward"] == needed["forward"]
+  assert 5 * found["backward"] == 7 * needed["backward"]
+  tiles = script.kernel_flops(config, start, end, (64, 128))
+  assert tiles["forward"] > found["forward"]
+
+
 @pytest.mark.parametrize(
   "case, programs",
   [
@@ -136,6 +210,13 @@ def test_the_page_has_a_row_for_every_case_measured_or_not(monkeypatch):
   assert page.count("| not measured |") == len(every) - 1
   assert "0.625 s" in page and "42%" in page
   assert "0.5 to 0.75 s" in page and "memory" in page
+  refused = [
+    {"device": "NVIDIA H100 80GB HBM3", **case, "out_of_memory": "64 GiB"}
+    for case in every
+  ]
+  page = document.page(refused)
+  assert "not measured" not in page
+  assert page.count("| does not fit |") == len(every)
 
 
 def test_the_page_that_is_kept_is_the_one_that_is_made(monkeypatch):

@@ -171,7 +171,8 @@ def target(
   `slow`: bytes/s of the slow network in place of the table's.
 
   Raises:
-    ConfigError: names the chips there are, or the form of a topology.
+    ConfigError: names the chips there are, the form of a topology, or the
+      largest slice.
   """
   name, _, shape = topology.partition(":")
   name = {"7x": "tpu7x", "v7x": "tpu7x"}.get(name, name)
@@ -205,4 +206,22 @@ def target(
     chip = dataclasses.replace(chip, slow=slow)
   devices = math.prod(map(int, shape.split("x")))
   devices *= chip.devices if chip else 1
+  if own == "tpu":
+    _check_slice(topology, chip, shape, devices)
   return Target(own, f"{name}:{shape}", chip, devices, slices)
+
+
+def _check_slice(topology: str, chip: Chip, shape: str, devices: int) -> None:
+  """Refuses what is no slice of a TPU."""
+  if len(shape.split("x")) != chip.torus:
+    example = "2x2x1"[: 2 * chip.torus - 1]
+    raise ConfigError(
+      f"--topology={topology}: a slice of {chip.name} has {chip.torus} "
+      f"dimensions, such as {chip.name}:{example}."
+    )
+  if devices > chip.island:
+    raise ConfigError(
+      f"--topology={topology} has {devices:,} devices; a slice of {chip.name} "
+      f"has {chip.island:,} at most: give the shape of one and --slices="
+      f"{-(-devices // chip.island)}."
+    )

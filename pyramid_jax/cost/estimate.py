@@ -112,14 +112,18 @@ def split(
   """Bytes sent over the fast and over the slow network.
 
   What has a part of the fast links counts as if all were as busy as those. A
-  group with members that the fast network does not join is as slow as the
-  slow one, however small it is.
+  ring of a group with members in several islands leaves each of them once, and
+  theirs are as many rings as it has members there: so of what a member sends,
+  that part goes over its slow network, and all of it to neighbours in the
+  island, where there are any.
   """
   fast = slow = 0.0
   for c in collectives:
-    if c.far or (c.group or target.devices) > target.fast:
-      slow += c.sent
-    else:
+    far = c.far or (c.group or target.devices) > target.fast
+    near = c.near if c.group else target.fast
+    if far:
+      slow += c.sent / near
+    if not far or near > 1:
       fast += c.sent / c.links
   return fast, slow
 
@@ -209,10 +213,12 @@ def by_formula(
   layers = model.layers + model.single_layers
   sums = 2 * passes * layers * 2 * tokens * model.heads * model.head_dim
   used, gathered, summed = USED * parameters, times, config.train.microbatches
-  if target.platform == "tpu" and mesh["fsdp"] == target.devices:
-    # between all of a slice's devices the compiler sums in place of both
-    summed *= 2
-    gathered *= 2 if target.devices >= MANY else 1
+  if target.platform == "tpu":
+    # where the compiler sums, in place of gathering and scattering
+    whole = mesh["fsdp"] == target.devices
+    few = model.heads * model.head_dim < FEW * mesh["fsdp"]
+    summed *= 2 if whole or few else 1
+    gathered *= 2 if whole and target.devices >= MANY else 1
   sent = {
     "fsdp": used * (gathered + summed),
     "tensor": 2 * sums,
@@ -222,12 +228,15 @@ def by_formula(
   # devices that the axes up to this one join, innermost first
   reach = mesh["sequence"]
   for axis in ("tensor", "fsdp", "data"):
-    reach *= mesh[axis]
+    groups = network.along(mesh, axis, target.devices)
+    inner, reach = reach, reach * mesh[axis]
     size = sent[axis] * (mesh[axis] - 1) / mesh[axis]
-    if reach > target.fast:
-      slow += size
-    else:
-      groups = network.along(mesh, axis, target.devices)
+    far, near = reach > target.fast, 1.0
+    if target.devices > target.fast:  # islands in it; slices are whole
+      near = max(target.fast / inner, 1.0)
+    if far:
+      slow += size / near
+    if not far or near > 1:
       fast += size / joined.links(groups)
   traffic = moved(config, parameters, target)
   return roofline(target.chip, work, traffic, fast, slow), work
@@ -237,6 +246,7 @@ def by_formula(
 # third of the MM-DiT's, those of the modulation, are used in float32.
 USED = 2 * 2 / 3 + 4 / 3
 MANY = 64  # devices, all of a slice, between which nothing is gathered as such
+FEW = 16  # rows of a kernel, a bfloat16 tile: of fewer a device's are summed
 
 # By platform, what a device's HBM moves, in units of: a bfloat16 value of each
 # token, layer and width, where every device of the tensor axis moves all of

@@ -36,6 +36,8 @@ class Flops(NamedTuple):
 
 
 TIMESTEP = 256  # features of a timestep
+# Matrix products of the attention kernels; the backward pass is two of them.
+KERNELS = {"forward": 2, "backward": 7}
 STEP = 3  # a forward pass; twice as much for the gradients of both factors
 
 
@@ -80,12 +82,12 @@ def training(
 def kernel_attention(model: DiTConfig, visited: float, train: bool) -> float:
   """What the attention kernels execute on `visited` pairs.
 
-  A forward pass is 2 matrix products, a backward pass 7 in its two kernels;
-  recomputing layers runs the forward pass again unless its result is kept.
+  Recomputing layers runs the forward pass again unless its result is kept.
   """
-  products = 2
+  products = KERNELS["forward"]
   if train:
-    products += 7 + (2 if model.remat == "layer" else 0)
+    products *= 2 if model.remat == "layer" else 1
+    products += KERNELS["backward"]
   width = model.heads * model.head_dim
   return 2.0 * (model.layers + model.single_layers) * products * width * visited
 
@@ -113,19 +115,16 @@ def traced(jaxpr, platform: str) -> Traced:
 
 
 def _count(jaxpr, times: float, platform: str, total: Traced):
-  chosen = {}  # of `lax.platform_dependent`
   for eqn in jaxpr.eqns:
     name, params = eqn.primitive.name, eqn.params
-    if name == "platform_index":
-      chosen[eqn.outvars[0]] = _branch(params["platforms"], platform)
-    elif name == "dot_general":
+    if name == "dot_general":
       total.flops += times * _dot(eqn)
     elif name == "conv_general_dilated":
       total.flops += times * _convolution(eqn)
     elif name == "pallas_call":
       total.kernels += 1
     elif name == "cond":
-      _count_cond(eqn, chosen, times, platform, total)
+      _count_cond(params, times, platform, total)
     else:
       inner = times
       if name == "scan":
@@ -138,17 +137,16 @@ def _count(jaxpr, times: float, platform: str, total: Traced):
         _count(sub, inner, platform, total)
 
 
-def _count_cond(eqn, chosen, times, platform, total):
+def _count_cond(params, times, platform, total):
   """The branch of a platform; else the mean: a scan that switches takes each.
 
-  That is exact where every branch comes equally often, as in the sampler.
+  That is exact where every branch comes equally often, as in the sampler. A
+  choice by platform is told by the platforms of its branches: its index may be
+  a loop's constant that was found outside.
   """
-  branches = eqn.params["branches"]
-  index = eqn.invars[0]
-  picked = chosen.get(index) if not hasattr(index, "val") else None
-  if picked is not None:
-    _count(branches[picked].jaxpr, times, platform, total)
-    return
+  branches = params["branches"]
+  if platforms := params.get("branches_platforms"):
+    branches = [branches[_branch(platforms, platform)]]
   for branch in branches:
     _count(branch.jaxpr, times / len(branches), platform, total)
 
@@ -183,13 +181,15 @@ def _dot(eqn) -> float:
 
 
 def _convolution(eqn) -> float:
-  """Zeros that dilation puts between values cost nothing."""
+  """Zeros that dilation puts between values cost nothing.
+
+  A dilated kernel's are none of the values in its shape, which are counted.
+  """
   params, kernel = eqn.params, eqn.invars[1].aval.shape
   numbers = params["dimension_numbers"]
   out = math.prod(eqn.outvars[0].aval.shape)
   per_value = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-  zeros = math.prod(params["lhs_dilation"]) * math.prod(params["rhs_dilation"])
-  return 2.0 * out * per_value / zeros
+  return 2.0 * out * per_value / math.prod(params["lhs_dilation"])
 
 
 def _size(shape, dims) -> int:

@@ -76,6 +76,7 @@ class Collective(NamedTuple):
       reduce-scatter takes.
     sent: bytes that a device sends, as a ring does it.
     far: whether a group has members in several islands.
+    near: members of a far group in each of its islands; 1 of others.
     links: share of a device's fast links that serves it, on the whole.
   """
 
@@ -85,6 +86,7 @@ class Collective(NamedTuple):
   size: float
   sent: float
   far: bool = False
+  near: float = 1.0
   links: float = 1.0
 
 
@@ -161,16 +163,14 @@ class Module:
 
     `network`: of the devices; by default all are joined alike.
     """
-    ways = functools.cache(
-      lambda found: (network.is_far(found), network.links(found))
-    )
+    ways = functools.cache(network.ways)
     total = collections.defaultdict(lambda: [0.0, 0.0, 0.0, 0.0])
     for name, times in self.runs():
       for line in self.computations.get(name, ()):
         for kind, size, found in self._exchanges(line):
+          far, near, links = ways(tuple(map(tuple, found)))
           group = max(map(len, found), default=0)
-          far, links = ways(tuple(map(tuple, found)))
-          entry = total[kind, group, far]
+          entry = total[kind, group, far, near]
           whole = not group or kind == "collective-permute"
           share = 1.0 if whole else (group - 1) / group
           entry[0] += times
@@ -179,8 +179,8 @@ class Module:
           entry[2] += sent
           entry[3] += sent / links
     return [
-      Collective(kind, group, *sums, far, sums[-1] / busy if busy else 1.0)
-      for (kind, group, far), (*sums, busy) in sorted(total.items())
+      Collective(*key[:2], *sums, *key[2:], sums[-1] / busy if busy else 1.0)
+      for key, (*sums, busy) in sorted(total.items())
     ]
 
   def _exchanges(
@@ -253,16 +253,15 @@ class Module:
     """Bytes that are read of an array: of what is sliced, the slices."""
     total = 0.0
     for user in self._users(computation)[name]:
-      operands = user.operands
       if user.kind in ("dynamic-slice", "slice"):
         total += bytes_of(user.shape)
       elif user.kind == "bitcast":
         total += self._read(computation, user.name)
       elif user.kind == "fusion" and (called := self.called(user)):
-        for i, operand in enumerate(operands):
+        for i, operand in enumerate(user.operands):
           if operand == name:
             total += self._read(called[0], self._parameter(called[0], i))
-      elif user.kind != "dynamic-update-slice" or operands[0] != name:
+      elif user.kind != "dynamic-update-slice" or user.operands[0] != name:
         return bytes_of(self._shapes(computation)[name])
     return total
 

@@ -38,6 +38,18 @@ class Network:
       len({device // self.island for device in group}) > 1 for group in groups
     )
 
+  def ways(self, groups: Groups) -> tuple[bool, float, float]:
+    """(`is_far`, `near` or 1 where none is far, `links`) of groups."""
+    far = self.is_far(groups)
+    return far, self.near(groups) if far else 1.0, self.links(groups)
+
+  def near(self, groups: Groups) -> float:
+    """Members of a group in each island that it reaches; the fewest of all."""
+    islands = lambda group: {device // self.island for device in group}
+    return min(
+      (len(group) / len(islands(group)) for group in groups), default=1.0
+    )
+
   def links(self, groups: Groups) -> float:
     """Share of a device's links that serves an exchange within its group.
 

@@ -158,13 +158,18 @@ def _network(plan: Plan) -> Lines:
   out = [
     (
       "collectives" if not i else "",
-      f"{c.kind} over {c.group or 'all'}{' of several nodes' * c.far}: "
+      f"{c.kind} over {c.group or 'all'}{_nodes(c)}: "
       f"{c.count:g} times, {c.size:.3g} bytes, {c.sent:.3g} sent by a device"
       f"{_links(plan.target.chip, c)}",
     )
     for i, c in enumerate(plan.compiled.collectives)
   ]
   return out or [("collectives", "none")]
+
+
+def _nodes(sent: Collective) -> str:
+  """How a group that does not lie in one node does."""
+  return f" of several nodes, {sent.near:g} in each" if sent.far else ""
 
 
 def _links(chip: Chip | None, sent: Collective) -> str:

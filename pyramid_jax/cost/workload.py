@@ -162,12 +162,23 @@ def attention_pairs(
     end.append(np.repeat(ends if causal else [ends[-1]] * len(ends), sizes))
     place = int(ends[-1])
   start, end = np.concatenate(start), np.concatenate(end)
+  return int((end - start).sum()), visited_pairs(start, end, length, tile)
+
+
+def visited_pairs(
+  start: np.ndarray, end: np.ndarray, length: int, tile: tuple[int, int]
+) -> int:
+  """Pairs in the tiles that hold any that attention sees, of a row.
+
+  `start`, `end`: key ranges of its tokens, without padding; the rest as in
+  `attention_pairs`.
+  """
   q, k = (min(side, length) for side in tile)
   visited = 0
   for at in range(0, len(start), q):
     lo, hi = start[at : at + q].min(), end[at : at + q].max()
     visited += (-(-min(hi, length) // k) - lo // k) * k * q
-  return int((end - start).sum()), int(visited)
+  return int(visited)
 
 
 def open_store(source: Source, config: Config, number: int):

@@ -82,6 +82,16 @@ def test_a_recipe_says_the_hours_that_were_planned(file, model, which, stage):
 
 
 @pytest.mark.parametrize("file, model, which, stage", RECIPES)
+def test_a_recipe_says_the_samples_of_a_step(file, model, which, stage):
+  cell = Cell(model, stage, next(iter(MACHINES)))
+  row = SCALE["measured"](model, stage, cell.target.chip.tile)
+  (told,) = re.findall(
+    r"([\d,]+)(?: or ([\d,]+))? samples with the prompts", docstring(file)
+  )
+  assert f"{128 * row.samples:,.0f}" == told[which == "5s"]
+
+
+@pytest.mark.parametrize("file, model, which, stage", RECIPES)
 def test_one_bad_batch_does_not_end_a_stage(file, model, which, stage):
   made = runpy.run_path(str(ROOT / "configs" / f"{file}.py"))["get_config"]
   train = from_dict(Config, made(which) if which else made()).train

@@ -10,10 +10,11 @@ from pyramid_jax.attention import tiles
 from pyramid_jax.config import (
   Config,
   ConfigError,
+  DiTConfig,
   LatentDataConfig,
   MeshConfig,
 )
-from pyramid_jax.cost import chips, estimate, gpu_targets
+from pyramid_jax.cost import chips, estimate, gpu_targets, network
 from pyramid_jax.cost.flops import Flops
 from pyramid_jax.cost.hlo import Collective
 from pyramid_jax.cost.workload import Workload
@@ -39,13 +40,23 @@ def test_what_is_not_known_does_not_bind():
   assert (found.step, found.binds) == (4.0, "compute")
 
 
-def test_groups_larger_than_the_fast_network_send_over_the_slow_one():
+def test_groups_larger_than_the_fast_network_share_its_slow_ones():
+  """A ring through 16 devices in two islands crosses twice, not 16 times.
+
+  Eight such rings, one for each slow network of an island, carry an eighth of
+  the bytes each; so a device's slow network has an eighth of what it sends to
+  its neighbours in the rings, the seven others of which are in its island.
+  """
   target = dataclasses.replace(chips.target("h100:16"), chip=CHIP)
   small = Collective("all-gather", 8, 1, 8.0, 7.0)
-  large = Collective("all-reduce", 16, 1, 16.0, 30.0)
-  assert estimate.split([small, large], target) == (7.0, 30.0)
+  large = Collective("all-reduce", 16, 1, 16.0, 30.0, far=True, near=8.0)
+  assert estimate.split([small, large], target) == (7.0 + 30.0, 30.0 / 8)
+  unsaid = large._replace(group=0, far=False, near=1.0)  # of all devices
+  assert estimate.split([unsaid], target) == (30.0, 30.0 / 8)
   apart = small._replace(far=True)  # one member in each island
   assert estimate.split([small, apart], target) == (7.0, 7.0)
+  pairs = small._replace(far=True, near=2.0)
+  assert estimate.split([pairs], target) == (7.0, 3.5)
   assert estimate.between_slices(12.0, 3) == 2 * 12 * 2 / 3
 
 
@@ -71,6 +82,11 @@ def test_topologies_are_read(topology, platform, devices, count):
     ("v5p", "", "not a chip and its shape"),
     ("v5p:0x2", "", "not a chip and its shape"),
     ("h100:8", "tpu", "--platform=tpu has no h100"),
+    ("v6e:16x32", "", "512 devices; .* 256 at most: .* --slices=2"),
+    ("tpu7x:16x24x32", "", "24,576 devices; .* 18,432 at most: .*=2"),
+    ("v4:2x2", "", "v4 has 3 dimensions, such as v4:2x2x1"),
+    ("v6e:2x2x1", "", "v6e has 2 dimensions, such as v6e:2x2"),
+    ("v5p:8", "", "v5p has 3 dimensions"),
   ],
 )
 def test_a_topology_that_is_none_is_told(topology, platform, message):
@@ -91,15 +107,14 @@ def test_gpus_come_in_machines_of_eight():
 
 
 def test_every_gpu_is_described_to_the_compiler():
-  gpus = {name for name in chips.CHIPS if chips.target(f"{name}:8").platform
-          == "cuda"}  # fmt: skip
+  gpus = {c.name for c in chips.CHIPS.values() if c.kind.startswith("NVIDIA")}
   assert gpus == gpu_targets.OWN.keys()
 
 
 def test_every_chip_has_the_blocks_that_its_kernels_have():
   for chip in chips.CHIPS.values():
     assert chips.of_kind(chip.kind) is chip
-    of_tpu = chips.target(f"{chip.name}:1").platform == "tpu"
+    of_tpu = chip.kind.startswith("TPU")
     blocks = tiles.of_kind(chip.kind)
     blocks = blocks if of_tpu else blocks.forward
     assert chip.tile == (blocks.query, blocks.key)
@@ -127,16 +142,52 @@ def test_by_formula_remat_that_keeps_matmuls_recomputes_none():
   assert dense("attention") == dense("layer") < 1.4 * dense("none")
 
 
-def test_by_formula_an_axis_around_the_sequence_reaches_further():
+def by_formula_of_network(topology="h100:16", heads=24, **mesh):
+  """Seconds of 16 rows, at the whole of the peaks."""
   row = Workload(1.0, 1000.0, 50.0, 1e6, 2e6, "")
+  model = DiTConfig(heads=heads)
+  data = LatentDataConfig(rows=16)
+  config = Config(model=model, latents=data, mesh=MeshConfig(**mesh))
+  found, _ = estimate.by_formula(config, row, chips.target(topology))
+  return found.network * estimate.Efficiency().network
 
-  def network(sequence):
-    mesh = MeshConfig(fsdp=8, sequence=sequence, data=-1)
-    config = Config(latents=LatentDataConfig(rows=16), mesh=mesh)
-    return estimate.by_formula(config, row, chips.target("h100:16"))[0].network
 
-  # 8 devices of fsdp lie in one node, or in every second place of two
-  assert network(2) > 5 * network(1)
+H100 = chips.CHIPS["h100"]
+USED = estimate.USED * make_dit(Config().model).size
+FSDP = (3 + 1) * USED  # for three passes, of which one recomputes; gradients
+
+
+def test_by_formula_an_axis_around_the_sequence_reaches_further():
+  """8 devices of fsdp lie in one node, or in every second place of two.
+
+  There half a node's slow networks are theirs: four to eight members. Of the
+  two copies in two nodes, each device's part is summed over its own (data).
+  """
+  sent = FSDP * 7 / 8
+  near = sent / H100.link + 2 * USED / 8 / 2 / H100.slow
+  far = sent / H100.link + sent / 4 / H100.slow
+  assert by_formula_of_network(data=-1, fsdp=8) == pytest.approx(near)
+  assert by_formula_of_network(fsdp=8, sequence=2) == pytest.approx(far)
+
+
+def test_by_formula_all_devices_of_several_nodes_share_their_slow_networks():
+  sent = FSDP * 15 / 16
+  expected = sent / H100.link + sent / 8 / H100.slow
+  assert by_formula_of_network(fsdp=16) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("heads, summed", [(24, 2), (30, 2), (32, 1), (48, 1)])
+def test_by_formula_gradients_of_a_few_rows_are_sums_on_tpus(heads, summed):
+  """Twice the bytes: 12 or 15 rows of a kernel to a device, not 16 or 24."""
+  target, mesh = chips.target("v6e:16x16"), dict(data=2, fsdp=128)
+  joined = network.in_order(target)
+  whole = dict(data=2, fsdp=128, tensor=1, sequence=1)
+  links = {axis: joined.links(network.along(whole, axis, 256)) for axis in mesh}
+  used = estimate.USED * make_dit(DiTConfig(heads=heads)).size
+  sent = (3 + summed) * used * 127 / 128 / links["fsdp"]
+  sent += 2 * used / 128 / 2 / links["data"]
+  found = by_formula_of_network("v6e:16x16", heads, **mesh)
+  assert found == pytest.approx(sent / target.chip.link)
 
 
 def test_by_formula_hbm_moves_about_what_compiled_programs_move(monkeypatch):

@@ -77,6 +77,28 @@ def test_of_a_choice_by_platform_only_the_platforms_branch_counts():
   assert flops.traced(program, "cuda").flops == 2 * 4**3
 
 
+@pytest.mark.parametrize("platform, kernel", [("cuda", "gpu"), ("tpu", "tpu")])
+@pytest.mark.parametrize("remat", ["none", "layer"])
+def test_a_choice_made_outside_of_a_loop_counts_as_the_one_chosen(
+  platform, kernel, remat
+):
+  """The gradient of a loop over layers takes it out as a constant."""
+
+  def count(attention):
+    config = dataclasses.replace(
+      MMDIT, layers=5, attention=attention, remat=remat
+    )
+    model = make_dit(config)
+
+    def loss(params, *args):
+      return model.apply(params, *args).sum()
+
+    program = jax.make_jaxpr(jax.grad(loss))(*arguments(model))
+    return flops.traced(program, platform)
+
+  assert count("auto").flops == count(kernel).flops < count("xla").flops
+
+
 def test_convolutions_count_multiplications_that_are_not_with_inserted_zeros():
   x, k = jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 5))
 
@@ -88,7 +110,14 @@ def test_convolutions_count_multiplications_that_are_not_with_inserted_zeros():
   for stride in (1, 2):
     out = (8 // stride) ** 2 * 5
     program = jax.make_jaxpr(lambda x, k, s=stride: convolve(x, k, s))(x, k)
-    assert flops.traced(program, "cpu").flops == 2 * out * 27
+    forward = 2 * out * 27
+    assert flops.traced(program, "cpu").flops == forward
+    for factor in (0, 1):  # each gradient multiplies what the result did
+      gradient = lambda x, k, s=stride, i=factor: jax.grad(
+        lambda *args: convolve(*args, s).sum(), i
+      )(x, k)
+      program = jax.make_jaxpr(gradient)(x, k)
+      assert flops.traced(program, "cpu").flops == 2 * forward
 
 
 def test_recomputed_layers_are_executed_but_not_needed():

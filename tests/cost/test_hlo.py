@@ -32,7 +32,16 @@ def test_collectives_in_a_loop_count_as_often_as_it_runs(mesh):
   )
   (found,) = compiled(f, jnp.ones((4, 256))).collectives()
   size = 6 * 256 * 4
-  assert found == ("all-reduce", 4, 6.0, size, 2 * size * 3 / 4, False, 1.0)
+  assert found == (
+    "all-reduce",
+    4,
+    6.0,
+    size,
+    2 * size * 3 / 4,
+    False,
+    1.0,
+    1.0,
+  )
 
 
 def test_gathering_what_is_split_is_an_all_gather(mesh):
@@ -41,7 +50,7 @@ def test_gathering_what_is_split_is_an_all_gather(mesh):
   f = lambda x: jax.lax.with_sharding_constraint(2 * x, place())
   (found,) = compiled(f, x).collectives()
   size = 8 * 128 * 4
-  assert found == ("all-gather", 4, 1.0, size, size * 3 / 4, False, 1.0)
+  assert found == ("all-gather", 4, 1.0, size, size * 3 / 4, False, 1.0, 1.0)
 
 
 def test_traffic_counts_a_loops_body_as_often_as_it_runs():
@@ -120,26 +129,27 @@ def test_groups_are_read_in_every_form(text, found):
 
 
 @pytest.mark.parametrize(
-  "text, far",
+  "text, far, near",
   [
-    ("{{0,1,2,3},{4,5,6,7}}", False),
-    ("{{0,4},{1,5},{2,6},{3,7}}", True),
-    ("[2,4]<=[8]", False),
-    ("[4,2]<=[2,4]T(1,0)", True),
-    ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", False),
-    ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", True),
+    ("{{0,1,2,3},{4,5,6,7}}", False, 1),
+    ("{{0,4},{1,5},{2,6},{3,7}}", True, 1),
+    ("{{0,1,4,5},{2,3,6,7}}", True, 2),
+    ("{{0,1,2,3,4,5,6,7}}", True, 4),
+    ("[2,4]<=[8]", False, 1),
+    ("[4,2]<=[2,4]T(1,0)", True, 1),
+    ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", False, 1),
+    ("mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}", True, 1),
   ],
 )
-def test_a_small_group_may_have_members_in_several_islands(text, far):
+def test_a_small_group_may_have_members_in_several_islands(text, far, near):
   module = hlo.Module(
     "ENTRY %main (a: f32[16]) -> f32[16] {\n"
     f"  %x = f32[16]{{0}} all-reduce(%a), replica_groups={text}, to_apply=%s\n"
     "}\n"
   )
   (found,) = module.collectives(Network(4))
-  assert found.far == far and found.group == len(hlo.groups(
-    f"replica_groups={text}"
-  )[0])  # fmt: skip
+  assert (found.far, found.near) == (far, near)
+  assert found.group == len(hlo.groups(f"replica_groups={text}")[0])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +168,7 @@ def test_a_permutation_sends_all_and_far_if_a_pair_lies_apart(pairs, far):
     "}\n"
   )
   (found,) = module.collectives(Network(4))
-  assert found == ("collective-permute", 2, 1.0, 64.0, 64.0, far, 1.0)
+  assert found == ("collective-permute", 2, 1.0, 64.0, 64.0, far, 1.0, 1.0)
   target = chips.target("h100:16")
   assert estimate.split([found], target) == ((0, 64.0) if far else (64.0, 0))
 
@@ -188,7 +198,7 @@ def test_tpu_layouts_and_reduced_scatters_are_read():
     "}\n"
   )
   (found,) = module.collectives()
-  assert found == ("reduce-scatter", 4, 1.0, 128.0, 96.0, False, 1.0)
+  assert found == ("reduce-scatter", 4, 1.0, 128.0, 96.0, False, 1.0, 1.0)
   assert module.traffic() == 128.0  # the result stays on the chip
 
 

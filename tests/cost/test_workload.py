@@ -22,7 +22,7 @@ LENGTH = 40
 CURRICULUM = pathlib.Path(__file__).parents[2] / "configs" / "curriculum.py"
 
 
-def mask(causal):
+def ranges(causal):
   """What `key_ranges` lets each token of GROUPS see."""
   segment, frame = [], []
   for s, sizes in enumerate(GROUPS, 1):
@@ -33,8 +33,14 @@ def mask(causal):
   start, end = key_ranges(
     jnp.array([segment + pad]), jnp.array([frame + pad]), causal=causal
   )
+  return np.array(start[0]), np.array(end[0])
+
+
+def mask(causal):
+  """The same, for each pair of a query and a key."""
+  start, end = ranges(causal)
   key = np.arange(LENGTH)
-  return (key >= start[0][:, None]) & (key < end[0][:, None])
+  return (key >= start[:, None]) & (key < end[:, None])
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -51,6 +57,11 @@ def test_visited_tiles_hold_every_pair_and_few_others(causal):
   assert tiles.sum() * 32 <= visited <= LENGTH**2
   assert visited == 32 * sum(
     1 + np.flatnonzero(row).max() - np.flatnonzero(row).min() for row in tiles
+  )
+  first, last = ranges(causal)
+  seen = last > first
+  assert visited == workload.visited_pairs(
+    first[seen], last[seen], LENGTH, (8, 4)
   )
 
 
@@ -72,11 +83,20 @@ def test_a_row_of_assumed_images_holds_as_many_as_fit():
   "stage, paper",
   [("image", 1536), ("384p_2s", 768), ("384p_5s", 768), ("768p", 384)],
 )
-def test_a_step_of_the_curriculum_has_the_samples_of_the_paper(stage, paper):
+def test_a_step_of_the_curriculum_has_the_samples_of_the_paper(
+  monkeypatch, stage, paper
+):
   made = runpy.run_path(str(CURRICULUM))
   config = from_dict(Config, made["get_config"](f"mmdit_{stage}"))
   row = workload.measure(config, (512, 1024))
   assert row.assumed  # no data there
   samples = config.latents.rows * row.samples
   np.testing.assert_allclose(samples, paper, rtol=0.03)
-  assert f"{samples:.0f}" in made["__doc__"]
+  told, _, capped = made["__doc__"].partition("With captions at the cap")
+  assert f"{samples:.0f}" in told
+  monkeypatch.setattr(workload, "PROMPT", (config.text.max_tokens, 0))
+  row = workload.measure(config, (512, 1024))
+  data = config.latents
+  full = (row.latent + row.text) / (data.latent_tokens + data.text_tokens)
+  assert f"{data.rows * row.samples:.0f}" in capped
+  assert f"{full:.0%}" in capped
