@@ -24,7 +24,7 @@ Tokens a step: 128 rows of 6,144, 786,432 in all, and as many steps of the
 import pathlib
 import runpy
 
-from pyramid_jax.config import check_choice
+from pyramid_jax.strict import check_choice
 
 CURRICULUM = pathlib.Path(__file__).with_name("curriculum.py")
 SIZE = dict(height=512, width=512, frames=1)

@@ -26,7 +26,8 @@ change no weight. The next one ends the run, for which a person has to look.
 
 import dataclasses
 
-from pyramid_jax.config import MINIFLUX, check_choice, settings
+from pyramid_jax.config import MINIFLUX, settings
+from pyramid_jax.strict import check_choice
 
 IMAGES = dict(path="latents/images", weight=0.125, frames=(1, 1))
 LARGE_IMAGES = dict(IMAGES, path="latents/images_768p")

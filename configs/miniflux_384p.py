@@ -25,7 +25,7 @@ Tokens a step: 128 rows of 5,248 + 384 (2s) or 6,240 + 416 (5s) latent and text
 import pathlib
 import runpy
 
-from pyramid_jax.config import check_choice
+from pyramid_jax.strict import check_choice
 
 CURRICULUM = pathlib.Path(__file__).with_name("curriculum.py")
 

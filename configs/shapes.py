@@ -22,7 +22,8 @@ Expected: not run; lengths and rates are guesses. By pyramid-plan a step takes
   first, Muon.
 """
 
-from pyramid_jax.config import check_choice, settings
+from pyramid_jax.config import settings
+from pyramid_jax.strict import check_choice
 
 FOLDER = "runs/shapes"
 VAE_PHASES = (

@@ -8,7 +8,6 @@ of the config that they need, never the whole.
 import dataclasses
 import json
 import typing
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pyramid_jax.strict import (
@@ -336,10 +335,10 @@ class GenerateConfig:
 
 
 # Sizes and scales of the released models, for whatever model is asked.
-VIDEO_SCALES = dict(video_guidance=5.0, given_guidance=4.0)
+VIDEO = dict(video_guidance=5.0, given_guidance=4.0)
 PRESETS = {
-  "384p": dict(height=384, width=640, guidance=7.0, **VIDEO_SCALES),
-  "768p": dict(height=768, width=1280, guidance=9.0, **VIDEO_SCALES),
+  "384p": dict(VIDEO, height=384, width=640, guidance=7.0),
+  "768p": dict(VIDEO, height=768, width=1280, guidance=9.0),
   "image": dict(height=1024, width=1024, frames=1, guidance=7.0),
 }
 
@@ -382,22 +381,8 @@ def check_path(path: str):
     where += f".{name}"
 
 
-def check_choice(name: str, choices: Iterable[str]):
-  """Refuses a config file's argument that is none of its choices.
-
-  Raises:
-    ConfigError: names them.
-  """
-  choices = list(choices)
-  if name not in choices:
-    raise ConfigError(f"{name!r} is none of {', '.join(choices)}.")
-
-
 def settings(**values: Any) -> Any:
-  """What a config file returns: the defaults with `values` in their place.
-
-  Every setting is in it, so each can be changed on the command line.
-  """
+  """What a config file returns: defaults with `values`, all to be changed."""
   # here, so that models import where only jax, flax, optax and einops are
   from ml_collections import ConfigDict
 

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
@@ -105,3 +106,14 @@ def differences(old: Any, new: Any, path: str = "config") -> list[str]:
       getattr(old, name), getattr(new, name), f"{path}.{name}"
     )
   return lines
+
+
+def check_choice(name: str, choices: Iterable[str]):
+  """Refuses a config file's argument that is none of its choices.
+
+  Raises:
+    ConfigError: names them.
+  """
+  choices = list(choices)
+  if name not in choices:
+    raise ConfigError(f"{name!r} is none of {', '.join(choices)}.")

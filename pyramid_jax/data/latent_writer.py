@@ -99,12 +99,19 @@ class LatentWriter:
             f"{'; '.join(changed)}. Choose another folder, or delete this one."
           )
         return
-    _write(
-      self.path / "null_prompt.npz",
-      _npz(**_null_arrays(self.null, self.metadata.text_dtype)),
-    )
+    _write(self.path / "null_prompt.npz", _npz(**self._null_arrays()))
     start = {**self._start, "encode": self._settings}
     _write(self.path / "writing.json", json.dumps(start, indent=2))
+
+  def _null_arrays(self) -> dict[str, np.ndarray]:
+    """The null prompt as its file has it, of the captions' dtype."""
+    text = self.null.text.astype(self.metadata.text_dtype)
+    return {
+      "text": np.frombuffer(text.tobytes(), np.uint8),
+      "dtype": np.array(text.dtype.name),
+      "shape": np.array(text.shape),
+      "pooled": np.asarray(self.null.pooled, np.float32),
+    }
 
   @property
   def complete(self) -> bool:
@@ -362,16 +369,6 @@ def _lengths(
   if text.shape[1] == 1:
     text = text[:, 0]
   return Lengths(frames, height, width, text)
-
-
-def _null_arrays(null: NullPrompt, dtype: str) -> dict[str, np.ndarray]:
-  text = np.ascontiguousarray(null.text, np.dtype(dtype))
-  return {
-    "text": np.frombuffer(text.tobytes(), np.uint8),
-    "dtype": np.array(text.dtype.name),
-    "shape": np.array(text.shape),
-    "pooled": np.asarray(null.pooled, np.float32),
-  }
 
 
 def _digest(*values: Any) -> str:
