@@ -9,8 +9,9 @@ DISTANCES = {
   "training": ("pyramid", "independent noise", "stages 1:2:1"),
 }
 IMAGES = ("pyramid, images", "1 stage, images")
-STAGES_ON_IMAGES = ("1 stage, images", "2 stages, images", "pyramid, images",
-                    "4 stages, images")  # fmt: skip
+ON_IMAGES = ("1 stage, images", "2 stages, images", "pyramid, images",
+             "4 stages, images", "gamma 0, images",
+             "stages 1:2:1, images")  # fmt: skip
 LATER_FRAMES = ("autoregressive", "full sequence", "bidirectional",
                 "clean history")  # fmt: skip
 CLIPS = 6  # of the sheet
@@ -35,7 +36,7 @@ def plots(
   for title, variants in DISTANCES.items():
     dots(next(spots), found, of, f"Frechet distance: {title}", variants)
   of, title = measures["all correct"].of, "images: all correct"
-  dots(next(spots), found, of, title, STAGES_ON_IMAGES)
+  dots(next(spots), found, of, title, ON_IMAGES)
   title = "after images: all correct"
   over_compute(next(spots), found, "all correct", title, LATER_FRAMES[:2])
   dots(next(spots), found, of, title, LATER_FRAMES)
