@@ -28,6 +28,7 @@ RATES = (2.5e-3, 5e-3, 2e-2)
 GUIDANCE = (0.0, 1.5, 2.0, 5.0, 7.0)
 STEPS = (2, 4, 16)
 BASE = "as configured"
+TIME_TO_FIRST = "first_step_seconds"
 COLUMNS = ("all correct", "shape", "color", "size", "direction", "speed")
 
 
@@ -76,12 +77,16 @@ def minutes(workdir: pathlib.Path) -> dict[int, float]:
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   found, seconds, before = {}, 0.0, 0
   for line in map(json.loads, lines):
-    if "first_step_seconds" in line:  # of the start and of compiling
-      seconds, before = seconds + line["first_step_seconds"], line["step"]
-    if "steps_per_second" in line:
-      seconds += (line["step"] - before) / line["steps_per_second"]
-      before = line["step"]
-      found[before] = seconds / 60
+    speed, first = (line.get(k) for k in ("steps_per_second", TIME_TO_FIRST))
+    if speed is None and first is None:  # of no stretch of steps
+      continue
+    timed = line["step"] - before
+    if first is not None:  # of the start, compiling and one step
+      seconds, timed = seconds + first, timed - 1
+    if timed:
+      seconds += timed / speed
+    before = line["step"]
+    found[before] = seconds / 60
   return found
 
 
