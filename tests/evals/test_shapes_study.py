@@ -1,4 +1,4 @@
-"""benchmarks/shapes_study.py: the minutes of a run, as its metrics tell them."""
+"""benchmarks/shapes_study.py: minutes of training, as metrics tell them."""
 
 import importlib
 import json
