@@ -11,7 +11,8 @@
 # time is over SIGTERM saves the run, and the job is queued anew and continues;
 # so it is when a process or a node has died, RESTARTS (100) times at most. The
 # end of the training ends it, and so does exit code 2, which is what a person
-# has to mend, such as a wrong flag or a full disk.
+# has to mend, such as a wrong flag, a full disk or ten starts in a row that
+# brought no checkpoint (--max_starts).
 #SBATCH --job-name=pyramid-train
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
@@ -24,7 +25,7 @@ set -euo pipefail
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
 start=("${COMMAND:-pyramid-train}" --distributed)
 if [ "${start[0]}" = pyramid-train ]; then
-  start+=(--stopped_code=143) # that of the other commands
+  start+=(--stopped_code=143 --max_starts=10) # 143: as other commands
 fi
 # What each process ended with stands in srun's messages alone: its own code is
 # the highest, which hides the mistake of one where the others were killed.

@@ -16,12 +16,13 @@
 # has died, or SIGTERM has stopped the run, all are started anew after PAUSE
 # (60) seconds and continue, RESTARTS (100) times at most; this machine has to
 # stay on. The end of the training ends it, and so does exit code 2, which is
-# what a person has to mend, such as a wrong flag or a full disk.
+# what a person has to mend, such as a wrong flag, a full disk or ten starts in
+# a row that brought no checkpoint (--max_starts).
 set -euo pipefail
 : "${TPU:?the name of the TPU VM}" "${ZONE:?its zone}"
 start="${COMMAND:-pyramid-train} --distributed"
 if [ "${COMMAND:-pyramid-train}" = pyramid-train ]; then
-  start+=" --stopped_code=143" # that of the other commands
+  start+=" --stopped_code=143 --max_starts=10" # 143: as other commands
 fi
 start+=$(printf ' %q' "$@")
 # the shell on a host reads no profile, which might have named these

@@ -10,8 +10,8 @@ DISTANCES = {
 }
 IMAGES = ("pyramid, images", "1 stage, images")
 ON_IMAGES = ("1 stage, images", "2 stages, images", "pyramid, images",
-             "4 stages, images", "gamma 0, images",
-             "stages 1:2:1, images")  # fmt: skip
+             "4 stages, images", "gamma 0, images", "gamma 1/9, images",
+             "gamma 2/9, images", "stages 1:2:1, images")  # fmt: skip
 LATER_FRAMES = ("autoregressive", "full sequence", "bidirectional",
                 "clean history")  # fmt: skip
 CLIPS = 6  # of the sheet

@@ -341,9 +341,8 @@ STUDIES = {
   "gamma on images": Study(
     "Covariance of the corrective noise, images",
     "As above.",
-    "Single images alone, the ends of the range; gamma 0 is the control of the "
-    "blocks.",
-    (STILLS_BASE, "gamma 0, images"),
+    "Single images alone; gamma 0 is the control of the blocks.",
+    (STILLS_BASE, *(f"gamma {g}, images" for g in ("0", "1/9", "2/9"))),
     (*SCORES, *BLOCKS),
     claimed=SCORES,
   ),

@@ -176,6 +176,8 @@ VARIANTS = {
   "2 stages, images": Variant(pyramid(2, 112), task="stills"),
   "4 stages, images": Variant(pyramid(4, 176), task="stills"),
   "gamma 0, images": Variant({"flow.gamma": 0.0}, task="stills"),
+  "gamma 1/9, images": Variant({"flow.gamma": 1 / 9}, task="stills"),
+  "gamma 2/9, images": Variant({"flow.gamma": 2 / 9}, task="stills"),
   "stages 1:2:1, images": Variant(
     {"latents.stage_weights": (1.0, 2.0, 1.0)}, task="stills"
   ),

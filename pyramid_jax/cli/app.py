@@ -62,28 +62,28 @@ def run(
       check(flags.FLAGS.read_flags_from_files(argv))
       return flags.FLAGS(argv)
     except IndexError as error:
-      _fail(f"{' '.join(a for a in argv if '[' in a)}: {error}")
+      fail(f"{' '.join(a for a in argv if '[' in a)}: {error}")
     except (flags.Error, ValueError, TypeError, KeyError) as error:
-      _fail(error)
+      fail(error)
 
   def guarded(argv):
     if len(argv) > 1 and not arguments:
-      _fail(f"{argv[1]!r} is not understood; flags start with --.")
+      fail(f"{argv[1]!r} is not understood; flags start with --.")
     _quiet()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
       return main(argv[1:]) if arguments else main()
     except UserError as error:
-      _fail(error, error.exit_code)
+      fail(error, error.exit_code)
     except SystemExit as ended:  # by SIGTERM
       if _several():
         _end_now(ended.code)
       raise
     except KeyboardInterrupt:
-      _fail("interrupted", 128 + signal.SIGINT)
+      fail("interrupted", 128 + signal.SIGINT)
     except Exception as error:
       if reason := _machine(error):
-        _fail(reason)
+        fail(reason)
       if _several():
         traceback.print_exc()
         _end_now(1)
@@ -122,11 +122,16 @@ def _machine(error: BaseException) -> str:
   return ""
 
 
-def _fail(error: BaseException | str, code: int = 2):
-  """Ends with one line on stderr."""
+def fail(error: BaseException | str, code: int = 2):
+  """Ends with one line on stderr.
+
+  Raises:
+    SystemExit: unless other processes wait, which must not be waited for.
+  """
   if isinstance(error, KeyError) and error.args:
     error = error.args[0]  # its str is a repr
-  lines = (line.strip() for line in str(error).splitlines())
+  text = str(error).removeprefix("ERROR:: ")  # as absl begins some
+  lines = (line.strip() for line in text.splitlines())
   text = " ".join(line for line in lines if line)
   print(f"{sys.argv[0].rsplit('/', 1)[-1]}: error: {text}", file=sys.stderr)
   if _several():

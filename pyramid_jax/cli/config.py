@@ -6,17 +6,22 @@ import re
 import runpy
 import traceback
 
+from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from pyramid_jax.cli import app
 from pyramid_jax.config import Config, ConfigError, check_path, from_dict
 
-CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "File in configs/, for example configs/tiny.py or configs/tiny.py:vae. "
-  "--config.train.steps=100 changes a setting; pyramid_jax/config.py lists "
-  "them.",
-)
+try:
+  CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "File in configs/, for example configs/tiny.py or configs/tiny.py:vae. "
+    "--config.train.steps=100 changes a setting; pyramid_jax/config.py lists "
+    "them.",
+  )
+except flags.Error as error:  # it reads files of flags already
+  app.fail(error)
 
 
 def get() -> Config:

@@ -34,6 +34,14 @@ flags.DEFINE_integer(
   upper_bound=255,
 )
 
+flags.DEFINE_integer(
+  "max_starts",
+  0,
+  "Starts without a new checkpoint after which the next one is refused, for "
+  "schedulers that start a run whenever it ends; 0 is any number.",
+  lower_bound=0,
+)
+
 
 def with_data(config: Config, paths: list[str]) -> Config:
   """The config with other datasets; they keep the config's weights.
@@ -105,7 +113,7 @@ def main() -> int:
   task = kind.make_task(config, mesh, workdir)
   try:
     mfu = utilisation(config, mesh)
-    loop.run(config, workdir, mesh, task, app.STARTED, mfu)
+    loop.run(config, workdir, mesh, task, app.STARTED, mfu, F.max_starts)
   except loop.TrainingStopped as stopped:
     say(f"{stopped} The same command continues.")
     return F.stopped_code

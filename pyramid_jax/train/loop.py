@@ -23,7 +23,7 @@ from pyramid_jax.checkpoint import (
 )
 from pyramid_jax.config import Config, UserError
 from pyramid_jax.models.pure import Params, Pure
-from pyramid_jax.train import resume
+from pyramid_jax.train import resume, starts
 from pyramid_jax.train.metrics import Reporter, say
 from pyramid_jax.train.program import Program
 from pyramid_jax.train.spikes import Spikes
@@ -94,6 +94,7 @@ def run(
   task: Task,
   started: float | None = None,
   utilisation: Callable[[float], float] | None = None,
+  max_starts: int = 0,
 ) -> TrainState:
   """Trains until `config.train.steps`, from the newest checkpoint if any.
 
@@ -104,6 +105,7 @@ def run(
   Args:
     started: `time.monotonic()` at which the time to the first step begins.
     utilisation: MFU, to be reported, from the steps a second.
+    max_starts: calls that may begin at the same checkpoint; 0 is any number.
 
   Raises:
     NonFiniteError: names the step and the rows; nothing bad was saved.
@@ -112,6 +114,7 @@ def run(
     TrainingStopped: after a SIGTERM.
     PeerLostError: another process died.
     OutOfMemoryError: a step needs more than the devices have.
+    NoProgressError: more than `max_starts` calls brought no checkpoint.
   """
   train, end = config.train, config.train.steps
   started = time.monotonic() if started is None else started
@@ -119,6 +122,8 @@ def run(
     checkpoints = Checkpoints(workdir, train.keep, writing=True)
     ending.push(_closing(checkpoints))
     resume.require_same_everywhere(checkpoints, task.meta.get("plan"))
+    if (checkpoints.latest or 0) < end:
+      starts.count(workdir, checkpoints.latest, max_starts)
     stop = _StopSignal(checkpoints.latest or 0)
     ending.callback(stop.restore)
     state = _first_state(config, mesh, task, checkpoints)

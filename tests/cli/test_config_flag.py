@@ -11,6 +11,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 TINY = f"config={CONFIGS}/tiny.py"
 CONFIG = {
   "no flag": (["workdri=x"], r"Unknown command line flag 'workdri'.*workdir"),
+  "no flags": (["flagfile=none"], r"^Unable to open flagfile: .*'none'$"),
   "no file": (["config=none.py"], r"^there is no config file 'none\.py'\.$"),
   "kind": ([f"{TINY}:gan"], r"tiny\.py:.*kind is 'gan'; .* 'vae', 'dit'"),
   "no argument": (

@@ -48,7 +48,11 @@ def test_every_launcher_starts_the_same_command_with_flags_that_it_has():
   assert flags_of(" ".join(container["command"])) <= known
   mounted = {m["name"] for m in container["volumeMounts"]}
   assert mounted == {v["name"] for v in job["template"]["spec"]["volumes"]}
-  assert {"distributed", "stopped_code"} <= known  # slurm.sh, tpu_pod.sh
+  assert {
+    "distributed",
+    "stopped_code",
+    "max_starts",
+  } <= known  # slurm.sh, tpu_pod.sh
   (start,) = re.findall(
     r"^[^#\n]*(\${COMMAND:-pyramid-train}(?:.*\\\n)*.*)",
     (LAUNCH / "local.sh").read_text(), re.MULTILINE,
@@ -148,7 +152,7 @@ def test_a_tpu_pods_hosts_find_what_is_installed_there(tmp_path, place):
   *said, last = found.stdout.splitlines()
   assert said == [
     str(tmp_path / "pyramid_jax"), "--distributed", "--stopped_code=143",
-    "--config=a b.py",
+    "--max_starts=10", "--config=a b.py",
   ]  # fmt: skip
   assert last.startswith("launch/tpu_pod.sh: exit code 0 on ")
 
@@ -209,8 +213,9 @@ def test_slurm_tells_each_process_of_its_cores_and_memory(
   memory, *arguments = found.stdout.splitlines()
   assert memory == given or float(memory) == chips.GPU_SHARE
   assert "--cpus-per-task=7" in arguments
-  stopped = ["--stopped_code=143"] * (command == "pyramid-train")
-  start = [command, "--distributed", *stopped, "--config=a b.py"]
+  more = ["--stopped_code=143", "--max_starts=10"]
+  more = more if command == "pyramid-train" else []
+  start = [command, "--distributed", *more, "--config=a b.py"]
   assert arguments[-len(start) :] == start
 
 

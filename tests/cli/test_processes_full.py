@@ -193,6 +193,17 @@ def test_a_run_that_is_stopped_and_killed_goes_on_with_any_number(
   assert_same_run(tmp_path, two[0])
 
 
+def test_processes_that_start_in_vain_are_refused_together(store, tmp_path):
+  run = Run(2, store, tmp_path, "--max_starts=1").after(1)
+  os.kill(run.pid(RANDOM.randrange(2)), signal.SIGKILL)
+  assert run.end(MINUTE)[0] != 0
+  code, out = Run(2, store, tmp_path, "--max_starts=1").end(MINUTE)
+  assert code == 2, out
+  line = f"error: the last 1 starts of {tmp_path} brought no checkpoint yet."
+  assert out.count(line) == 2, out
+  Run(2, store, tmp_path, "--max_starts=3").succeed()
+
+
 def read(path):
   """What a file says so far."""
   return path.read_text() if path.exists() else ""

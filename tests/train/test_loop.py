@@ -15,7 +15,7 @@ import pytest
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
 from pyramid_jax.config import ConfigError, Period
-from pyramid_jax.train import loop, resume
+from pyramid_jax.train import loop, resume, starts
 from pyramid_jax.train.dit_task import make_task
 from tests.data import random_store
 from tests.train import small_run
@@ -34,7 +34,7 @@ def store(tmp_path_factory):
   return path
 
 
-def train(config, workdir, before=None, devices=None, **changes):
+def train(config, workdir, before=None, devices=None, max_starts=0, **changes):
   """Runs the loop; `before(n, rows)` is called before each step.
 
   `changes` are of the task.
@@ -47,7 +47,7 @@ def train(config, workdir, before=None, devices=None, **changes):
       yield (before(n, rows) if before else None) or rows
 
   changed = dataclasses.replace(task, batches=batches, **changes)
-  return loop.run(config, workdir, mesh, changed)
+  return loop.run(config, workdir, mesh, changed, max_starts=max_starts)
 
 
 def losses(workdir):
@@ -85,6 +85,34 @@ def test_a_killed_run_repeats_its_losses_bit_for_bit(whole, store, tmp_path):
   state = train(config, tmp_path)
   assert losses(tmp_path) == whole[0]
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), whole[1])
+
+
+def test_starts_are_counted_from_the_newest_checkpoint(tmp_path, caplog):
+  file = tmp_path / starts.FILE
+  for step in (None, None, 3, 6, 6):
+    starts.count(tmp_path, step, 2)
+  refused = f"last 2 starts of {tmp_path} brought no checkpoint after step 6"
+  for _ in range(2):
+    with pytest.raises(starts.NoProgressError, match=refused) as error:
+      starts.count(tmp_path, 6, 2)
+  assert f"delete {file}" in str(error.value)
+  starts.count(tmp_path, 6, 0)  # any number
+  file.unlink()
+  starts.count(tmp_path, 6, 1)
+  file.write_text("")  # of a host that lost power
+  starts.count(tmp_path, 6, 1)
+  assert f"{file} cannot be read" in caplog.text
+
+
+def test_a_run_counts_its_starts_until_its_end(whole, store, tmp_path):
+  file = whole[2] / starts.FILE
+  once = json.loads(file.read_text())
+  assert once == {"checkpoint": None, "starts": 1}
+  train(small_run.config(store, STEPS), whole[2], max_starts=1)
+  assert json.loads(file.read_text()) == once
+  shutil.copy(file, tmp_path)
+  with pytest.raises(starts.NoProgressError, match="no checkpoint yet"):
+    train(small_run.config(store, STEPS), tmp_path, max_starts=1)
 
 
 def test_sigterm_saves_and_the_same_call_continues(whole, store, tmp_path):
