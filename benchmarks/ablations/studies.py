@@ -345,8 +345,8 @@ STUDIES = {
     (STILLS_BASE, *(f"gamma {g}, images" for g in ("0", "1/9", "2/9"))),
     (*SCORES, *BLOCKS),
     claimed=SCORES,
-    likely="small differences between distances of few images; by what captions "
-    "ask for 1/3 and 2/9 are level",
+    likely="small differences between distances of few images; by what "
+    "captions ask for 1/3 and 2/9 are level",
   ),
   "sampling": Study(
     "Stage sampling",
