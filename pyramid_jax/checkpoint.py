@@ -32,6 +32,7 @@ TRAINED = "trained.json"  # config and meta of converted weights
 SHARE = 2**20
 # Seconds in which a save that does not hang changes what is free on the disk.
 PATIENCE = 30
+CHECKS = 20  # of these, after which it counts as hanging whatever changes
 
 
 def _share_large_arrays_only():
@@ -121,8 +122,10 @@ class Checkpoints:
     waiting = threading.Thread(target=wait, daemon=True)
     waiting.start()
     before = None
-    while waiting.is_alive():
+    for _ in range(CHECKS):
       waiting.join(PATIENCE)
+      if not waiting.is_alive():
+        break
       free = shutil.disk_usage(self.folder).free
       if free == before:
         break

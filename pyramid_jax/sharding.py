@@ -162,7 +162,8 @@ def tree_shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
 def tell_whole(mesh: Any, shapes: Any, axes: Any) -> None:
   """Warns of many parameters that a mesh axis was to split and does not.
 
-  Each device then holds all of them, and of their optimizer's state.
+  Every device along it then holds the same of them, and of what the optimizer
+  keeps of them.
   """
   whole: dict[tuple[str, int, int], int] = {}
 
@@ -176,11 +177,12 @@ def tell_whole(mesh: Any, shapes: Any, axes: Any) -> None:
   jax.tree.map(count, shapes, axes)
   for (name, size, split), held in whole.items():
     if held >= MANY:
+      best = math.gcd(size, split)
       log.warning(
-        "every device holds %.1f M parameters whole: %s %d is not a multiple "
-        "of config.mesh.%s %d; with %d it is split.",
-        held / 1e6, name, size, RULES[name], split,
-        math.gcd(size, split),
+        "%.1f M parameters are not split by config.mesh.%s %d, of which %s %d "
+        "is not a multiple%s.",
+        held / 1e6, RULES[name], split, name, size,
+        f"; {best} would split them" if best > 1 else "",
       )  # fmt: skip
 
 

@@ -227,6 +227,15 @@ def test_a_save_that_hangs_on_a_full_disk_is_not_waited_for(
     with pytest.raises(CheckpointError, match="is full"):
       checkpoints.save(1, ITEMS, CONFIG)
     hangs.set()
+    # others change what is free all the while
+    free = iter(range(10**6))
+    monkeypatch.setattr(
+      shutil, "disk_usage", lambda _: usage(2**30, 0, next(free) % 7)
+    )
+    hangs.clear()
+    with pytest.raises(CheckpointError, match="is full"):
+      checkpoints.save(1, ITEMS, CONFIG)
+    hangs.set()
   checkpoints.close()
 
 

@@ -75,9 +75,12 @@ def test_many_weights_that_stay_whole_are_told(caplog):
   odd = {"a": np.zeros((1922, 4096)), "b": np.zeros(1922)}
   sharding.tell_whole(split, odd, axes)
   assert (
-    "holds 7.9 M parameters whole: embed 1922 is not a multiple of "
-    "config.mesh.fsdp 4; with 2 it is split." in caplog.text
+    "7.9 M parameters are not split by config.mesh.fsdp 4, of which embed 1922 "
+    "is not a multiple; 2 would split them." in caplog.text
   )
+  prime = {"a": np.zeros((1931, 4096)), "b": np.zeros(1931)}
+  sharding.tell_whole(split, prime, axes)
+  assert "embed 1931 is not a multiple.\n" in caplog.text
 
 
 def test_one_process_holds_every_row():

@@ -32,8 +32,8 @@ def get():
     config = MeshConfig(**{"fsdp": 1, **shape})
   except (ValueError, TypeError):
     raise ConfigError(
-      f"--mesh={','.join(F.mesh)} is not a list of axis=devices; axes are "
-      "data, fsdp, tensor, sequence."
+      f"--mesh={','.join(F.mesh)} is not a list of axis=devices, each at least "
+      "1; axes are data, fsdp, tensor, sequence."
     ) from None
   import jax
 
@@ -42,4 +42,10 @@ def get():
   count = math.prod(shape.values())
   with contextlib.suppress(RuntimeError):  # a device was used already
     jax.config.update("jax_num_cpu_devices", count)
-  return sharding.make_mesh(config, jax.local_devices()[:count])
+  devices = jax.local_devices()
+  if count > len(devices):
+    raise ConfigError(
+      f"--mesh={','.join(F.mesh)} needs {count} devices; there are "
+      f"{len(devices)}. Name fewer."
+    )
+  return sharding.make_mesh(config, devices[:count])

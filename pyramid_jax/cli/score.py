@@ -54,6 +54,7 @@ def frechet(real: str, fake: str):
 
 def _check_out(mode: str, paths: list[str]):
   """Refuses to write over what is read, or where it would be read next time."""
+  from pyramid_jax.data import files
   from pyramid_jax.generate import benchmark
 
   if not F.out:
@@ -68,7 +69,7 @@ def _check_out(mode: str, paths: list[str]):
     read = {os.path.realpath(path)}
     if mode == "evalcrafter":  # of a folder it reads this alone
       read.add(os.path.realpath(os.path.join(path, "final_result.txt")))
-    else:
+    elif mode in ("vbench", "clips") or files.kind_of(out):
       read.add(os.path.join(os.path.realpath(path), os.path.basename(out)))
     if out in read:
       raise ConfigError(

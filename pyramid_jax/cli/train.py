@@ -14,7 +14,7 @@ from absl import flags
 
 from pyramid_jax.cli import app, compilation, processes
 from pyramid_jax.cli import config as config_flag
-from pyramid_jax.config import Config, ConfigError, Source
+from pyramid_jax.config import Config, ConfigError, with_folders
 
 F = flags.FLAGS
 for name in ("config", "compilation_cache", *processes.NAMES):
@@ -44,9 +44,7 @@ flags.DEFINE_integer(
 
 
 def with_data(config: Config, paths: list[str]) -> Config:
-  """The config with other datasets; they keep the config's weights.
-
-  One stands for all that the config mixes.
+  """The config with other datasets; see `config.with_folders`.
 
   Raises:
     ConfigError: another number of them than the config mixes.
@@ -61,20 +59,7 @@ def with_data(config: Config, paths: list[str]) -> Config:
       )
     videos = dataclasses.replace(config.videos, path=paths[0])
     return dataclasses.replace(config, videos=videos)
-  before = config.latents.sources
-  if len(paths) == 1 or not before:
-    before = (Source(),) * len(paths)
-  if len(before) != len(paths):
-    raise ConfigError(
-      f"--data names {len(paths)} datasets, config.latents.sources has "
-      f"{len(before)} with their weights; name as many, or set the sources in "
-      "a config file."
-    )
-  sources = tuple(
-    dataclasses.replace(source, path=path)
-    for source, path in zip(before, paths, strict=True)
-  )
-  latents = dataclasses.replace(config.latents, sources=sources)
+  latents = with_folders(config.latents, paths)
   return dataclasses.replace(config, latents=latents)
 
 

@@ -115,12 +115,18 @@ def split(
   ring of a group with members in several islands leaves each of them once, and
   theirs are as many rings as it has members there: so of what a member sends,
   that part goes over its slow network, and all of it to neighbours in the
-  island, where there are any.
+  island, where there are any. Of an all-to-all every other member gets an equal
+  part straight.
   """
   fast = slow = 0.0
   for c in collectives:
     far = c.far or (c.group or target.devices) > target.fast
     near = c.near if c.group else target.fast
+    if far and c.kind == "all-to-all":
+      part = c.size / (c.group or target.devices)
+      slow += part * ((c.group or target.devices) - near)
+      fast += part * (near - 1) / c.links
+      continue
     if far:
       slow += c.sent / near
     if not far or near > 1:

@@ -74,7 +74,8 @@ class Collective(NamedTuple):
     count: how often it runs.
     size: bytes of its larger side: what an all-gather gives, what a
       reduce-scatter takes.
-    sent: bytes that a device sends, as a ring does it.
+    sent: bytes that a device sends, as a ring does it; of an all-to-all, to
+      each other member its part.
     far: whether a group has members in several islands.
     near: members of a far group in each of its islands; 1 of others.
     links: share of a device's fast links that serves it, on the whole.

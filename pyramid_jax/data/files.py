@@ -107,7 +107,7 @@ def find_files(path: str | pathlib.Path) -> Listing:
     if not listing.items and not listing.left_out:
       endings = " ".join(VIDEO_ENDINGS + IMAGE_ENDINGS)
       raise ConfigError(f"{path} has no videos or images ({endings}).")
-  elif _kind(path.name):
+  elif kind_of(path.name):
     listing = _collect([_file(str(path.parent), path.name)])
   else:
     listing = _collect(_manifest(path))
@@ -152,7 +152,8 @@ def _collect(found: Iterable[Item | LeftOut]) -> Listing:
   return listing
 
 
-def _kind(name: str) -> str | None:
+def kind_of(name: str) -> str | None:
+  """ "video" or "image" by a file's name; None of any other."""
   ending = os.path.splitext(name)[1].lower()
   if ending in VIDEO_ENDINGS:
     return "video"
@@ -182,12 +183,12 @@ def _folder(path: pathlib.Path) -> Iterator[Item | LeftOut]:
             printable(inside + name), "a link to a folder; name that folder"
           )
         )
-      elif _kind(name):
+      elif kind_of(name):
         unread.append(LeftOut(printable(inside + name), "a folder, no file"))
     found += [
       inside + name
       for name in files
-      if _kind(name) and not name.startswith(".")
+      if kind_of(name) and not name.startswith(".")
     ]
   yield from sorted(unread)
   for name in sorted(found):
@@ -220,7 +221,7 @@ def _file(folder: str, name: str) -> Item | LeftOut:
     return LeftOut(name, f"its .txt cannot be read ({error.strerror})")
   captions = [" ".join(line.split()) for line in lines]
   captions = tuple(filter(None, captions)) or ("",)
-  return Item(name, folder, name, captions, _kind(name))
+  return Item(name, folder, name, captions, kind_of(name))
 
 
 def _manifest(path: pathlib.Path) -> Iterator[Item | LeftOut]:

@@ -1,7 +1,6 @@
 """What stored datasets hold, and the rows that a run makes of them."""
 
 import collections
-import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pyramid_jax.config import (
   ConfigError,
   LatentDataConfig,
   Source,
+  with_folders,
 )
 from pyramid_jax.data import latents
 from pyramid_jax.data.curriculum import Curriculum, parts_of
@@ -135,17 +135,11 @@ def progress(path: pathlib.Path) -> Lines:
 def rows(paths: Sequence[str], config: Config) -> Lines:
   """Rows of a run on folders: how full, how many, and what would suit them.
 
-  With as many folders as the config has sources they take its weights.
-
   Raises:
-    ConfigError: clips that do not fit the rows.
+    ConfigError: clips that do not fit the rows, or another number of folders
+      than the config mixes.
   """
-  weights = [source.weight for source in config.latents.sources]
-  if len(weights) != len(paths):
-    weights = [1.0] * len(paths)
-  data = dataclasses.replace(
-    config.latents, sources=tuple(map(Source, paths, weights))
-  )
+  data = with_folders(config.latents, paths)
   stores = latents.open_stores(paths)
   flow, patch = config.flow, config.model.patch
   each = [

@@ -114,7 +114,7 @@ def begin(out: pathlib.Path, settings: dict[str, Any]):
   path = out / "settings.json"
   settings = json.loads(json.dumps(settings))
   if path.is_file():
-    old = json.loads(path.read_text())
+    old = benchmark.as_begun(json.loads(path.read_text()), settings)
     changed = [
       f"{k}: {old.get(k)} -> {settings.get(k)}"
       for k in sorted(old.keys() | settings.keys())

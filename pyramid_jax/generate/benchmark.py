@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import ConfigError, GenerateConfig
 
 log = logging.getLogger(__name__)
 
@@ -284,6 +284,12 @@ def manifest_path(out: str | os.PathLike) -> pathlib.Path:
   return out.with_name(f"{out.name}.json")
 
 
+def as_begun(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+  """`old` with the defaults of those options in `new` that it is older than."""
+  defaults = json.loads(json.dumps(dataclasses.asdict(GenerateConfig())))
+  return {**{k: v for k, v in defaults.items() if k in new}, **old}
+
+
 def keep_manifest(
   out: str | os.PathLike,
   name: str,
@@ -317,7 +323,7 @@ def keep_manifest(
   }
   wanted = json.loads(json.dumps(wanted))  # tuples are lists there
   if path.exists():
-    found = read_manifest(out)
+    found = as_begun(read_manifest(out), wanted)
     other = [
       f"{k} {found.get(k)!r}, now {wanted.get(k)!r}"
       for k in {**wanted, **found}

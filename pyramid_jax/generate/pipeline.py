@@ -9,6 +9,7 @@ pixels.
 
 import dataclasses
 import hashlib
+import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -323,8 +324,13 @@ class Pipeline:
     return {"prompt": prompt, "sample": sample, **recipe}
 
   def recipe(self, options: GenerateConfig, seed: int) -> dict[str, Any]:
-    """What clips share; `config` is a hash of the run's settings."""
-    text = settings.to_json(self.config)
+    """What clips share; `config` is a hash of what differs from the defaults.
+
+    So that a setting that is new changes nothing of what was begun without it.
+    """
+    groups = (self.config.model, self.config.flow, self.config.text)
+    changed = [settings.differences(type(group)(), group) for group in groups]
+    text = json.dumps(changed)
     return {
       "seed": seed,
       "config": hashlib.sha256(text.encode()).hexdigest()[:16],

@@ -87,7 +87,7 @@ class Reporter:
     fetched = jax.device_get(self.pending)
     for n, metrics in enumerate(fetched, step - len(fetched)):
       spike = self.spikes.look(n, metrics)
-      if spike and self.writes and spike.step not in self.named:
+      if spike and self.writes and spike.of() != self.named.get(spike.step):
         self._line(spike.record())
         say(str(spike))
     values = _mean(fetched)
@@ -201,15 +201,15 @@ def _mean(steps: list[Mapping]) -> dict[str, float]:
   return values
 
 
-def _cut(path: pathlib.Path, step: int) -> set[int]:
+def _cut(path: pathlib.Path, step: int) -> dict[int, tuple]:
   """Removes the lines after `step`, and a line that a crash cut short.
 
   Spikes of a run that goes on stay: when their steps are taken again there is
-  no median at first. Gives the steps of those.
+  no median at first. Gives of what those are, by step.
   """
   if not path.exists():
-    return set()
-  kept, spikes = [], set()
+    return {}
+  kept, spikes = [], {}
   for line in path.read_text().splitlines():
     try:
       found = json.loads(line)
@@ -217,7 +217,7 @@ def _cut(path: pathlib.Path, step: int) -> set[int]:
       continue  # only a crash while writing leaves half a line, the last one
     again = found["step"] > step
     if step and again and "spike" in found:
-      spikes.add(found["step"])
+      spikes[found["step"]] = found["rows"], found["samples"]
     elif again:
       continue
     kept.append(line + "\n")

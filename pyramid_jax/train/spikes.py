@@ -32,16 +32,21 @@ class Spike(NamedTuple):
   rows: range
   samples: Sequence[str]
 
+  def of(self) -> tuple[list[int], list[str]]:
+    """First and last of its rows, and its samples."""
+    return [self.rows.start, self.rows.stop - 1], list(self.samples)
+
   def record(self) -> dict[str, Any]:
     """What metrics.jsonl keeps of it."""
+    rows, samples = self.of()
     return {
       "step": self.step,
       # JSON has no NaN
       "spike": self.value if math.isfinite(self.value) else None,
       "finite": self.finite,
       "median": self.median,
-      "rows": [self.rows.start, self.rows.stop - 1],
-      "samples": list(self.samples),
+      "rows": rows,
+      "samples": samples,
     }
 
   def __str__(self) -> str:

@@ -85,7 +85,7 @@ def test_values_are_not_written_where_they_would_be_read(tmp_path):
     ("vbench", "results", "results/scores.json"),
     ("vbench", "results/raw.json", "results/raw.json"),
     ("evalcrafter", "results", "results/final_result.txt"),
-    ("flicker", "clips", "clips/flicker.json"),
+    ("flicker", "clips", "clips/flicker.mp4"),
   ):
     refused(
       rf"--out=.*{out} would be among what is read of .*{path}; name a file",
@@ -95,6 +95,9 @@ def test_values_are_not_written_where_they_would_be_read(tmp_path):
   out = f"out={results}/scores.json"  # it reads one other file of it
   for _ in range(2):
     assert run("evalcrafter", results, out).code == 0
+  clips = tmp_path / "clips"  # no video, so that it is not read
+  for _ in range(2):
+    assert run("flicker", clips, f"out={clips}/flicker.json").code == 0
 
 
 def test_a_part_of_a_benchmark_is_enough_only_if_that_is_said(tmp_path):

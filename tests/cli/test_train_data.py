@@ -31,7 +31,7 @@ def test_datasets_keep_the_weights_of_those_that_they_stand_for():
 
 
 def test_a_mixture_is_not_changed_silently():
-  with pytest.raises(ConfigError, match="names 3 datasets, .* has 2"):
+  with pytest.raises(ConfigError, match="^3 datasets are named, .* has 2"):
     with_data(MIXED, ["a", "b", "c"])
   with pytest.raises(ConfigError, match="names 2 datasets; a VAE"):
     with_data(Config(kind="vae"), ["a", "b"])

@@ -1,8 +1,13 @@
 """pyramid-verify says what agrees and ends accordingly."""
 
+import types
+
+import jax
 import numpy as np
 import pytest
 
+from pyramid_jax.cli import mesh_flag
+from pyramid_jax.config import ConfigError
 from tests import commands, reference
 
 
@@ -80,6 +85,15 @@ def test_weights_of_other_files_are_passed_over_and_nothing_is_no_success(
   assert result.code == 1 and "NOTHING WAS COMPARED" in result.out
 
 
+def test_a_mesh_of_more_devices_than_there_are_is_told(monkeypatch):
+  there = jax.local_device_count()  # that of a CPU does not change any more
+  asked = types.SimpleNamespace(mesh=["data=64", "tensor=2"])
+  monkeypatch.setattr(mesh_flag, "F", asked)
+  message = rf"^--mesh=data=64,tensor=2 needs 128 devices; there are {there}\."
+  with pytest.raises(ConfigError, match=message):
+    mesh_flag.get()
+
+
 def test_contradicting_arrays_end_with_2(tmp_path):
   file = changed(
     "noise_train_full_T5", tmp_path / "a.npz", **{"in/latent": np.zeros((3, 4))}
@@ -97,5 +111,7 @@ def test_a_model_is_compared_on_a_mesh_with_another_attention():
   file = reference.path("mmdit_nointerp")
   result = verify("mesh=data=2,tensor=2", "attention=dense", file)
   assert result.code == 0, result.out + result.err
+  result = verify("mesh=fsdp=-1", file)
+  assert result.code == 2 and "axis=devices, each at least 1; " in result.err
   half = verify("dtype=bfloat16", file)
   assert half.code == 1 and "FAILED" in half.out

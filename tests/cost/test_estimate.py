@@ -60,6 +60,19 @@ def test_groups_larger_than_the_fast_network_share_its_slow_ones():
   assert estimate.between_slices(12.0, 3) == 2 * 12 * 2 / 3
 
 
+def test_an_all_to_all_sends_each_other_member_its_part():
+  """Of 16 in two islands 8 are in the other, and 7 beside."""
+  target = dataclasses.replace(chips.target("h100:16"), chip=CHIP)
+  all_of_them = Collective("all-to-all", 16, 1, 64.0, 60.0, far=True, near=8.0)
+  assert estimate.split([all_of_them], target) == (7 * 4.0, 8 * 4.0)
+  unsaid = all_of_them._replace(group=0, far=False, near=1.0)
+  assert estimate.split([unsaid], target) == (7 * 4.0, 8 * 4.0)
+  apart = Collective("all-to-all", 2, 1, 64.0, 32.0, far=True, near=1.0)
+  assert estimate.split([apart], target) == (0.0, 32.0)
+  inside = Collective("all-to-all", 8, 1, 64.0, 56.0)
+  assert estimate.split([inside], target) == (56.0, 0.0)
+
+
 @pytest.mark.parametrize(
   "topology, platform, devices, count",
   [

@@ -136,6 +136,10 @@ def test_clips_of_other_settings_are_not_mixed(tmp_path):
   begin(tmp_path, {"guidance": 4.0, "steps": (8, 8)})
   with pytest.raises(ConfigError, match=r"guidance: 4\.0 -> 5\.0"):
     begin(tmp_path, {"guidance": 5.0, "steps": (8, 8)})
+  newer = {"guidance": 4.0, "steps": (8, 8), "given_guidance": 0.0}
+  begin(tmp_path, newer)  # the default, which had no name before
+  with pytest.raises(ConfigError, match=r"given_guidance: 0\.0 -> 4\.0"):
+    begin(tmp_path, {**newer, "given_guidance": 4.0})
   (tmp_path / "settings.json").unlink()
   save(tmp_path / "clips" / "0.mp4", HELDOUT[0].video)
   with pytest.raises(ConfigError, match="clips without settings.json"):

@@ -142,6 +142,11 @@ def test_a_folder_is_continued_with_the_same_prompts_and_settings(tmp_path):
   assert not list(out.iterdir())
   with pytest.raises(ConfigError, match=r"\(seed 3, now 4\); go on as before"):
     benchmark.keep_manifest(out, "vbench", clips, {**settings, "seed": 4})
+  newer = {**settings, "given_guidance": 0.0}  # a default without name before
+  benchmark.keep_manifest(out, "vbench", clips, newer)
+  with pytest.raises(ConfigError, match=r"given_guidance 0\.0, now 4\.0"):
+    newer["given_guidance"] = 4.0
+    benchmark.keep_manifest(out, "vbench", clips, newer)
   with pytest.raises(ConfigError, match=r"begun otherwise \(other prompts\)"):
     benchmark.keep_manifest(out, "vbench", clips[1:], settings)
   benchmark.manifest_path(out).unlink()

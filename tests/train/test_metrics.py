@@ -24,8 +24,8 @@ def write(folder, *entries, end=""):
   (folder / "metrics.jsonl").write_text(text + end)
 
 
-def report(folder, start=0, values=(), step=1, **more):
-  reporter = Reporter(folder, start, 10, "tokens")
+def report(folder, start=0, values=(), step=1, spikes=None, **more):
+  reporter = Reporter(folder, start, 10, "tokens", spikes)
   for value in values:
     reporter.add(value, 100.0)
   reported = reporter.report(step, **more) if values else None
@@ -88,11 +88,16 @@ def test_lines_of_steps_that_are_taken_again_are_removed(tmp_path):
 
 
 def test_spikes_of_steps_that_are_taken_again_are_kept(tmp_path):
-  spike = {"step": 6, "spike": 9.0, "rows": [40, 47]}
+  spike = {"step": 6, "spike": 9.0, "rows": [40, 47], "samples": ["a", "b"]}
   write(tmp_path, {"step": 5}, {"step": 6}, spike, {"step": 7})
   values = [{"loss": x} for x in (1.0, math.nan)]  # step 6 stands out again
-  report(tmp_path, start=4, values=values, step=6)
+  of = lambda *names: Spikes(3.0, lambda n: range(8 * n, 8 * n + 8),
+                             lambda n: names)  # fmt: skip
+  report(tmp_path, start=4, values=values, step=6, spikes=of("a", "b"))
   assert [x for x in lines(tmp_path) if "spike" in x] == [spike]
+  report(tmp_path, start=4, values=values, step=6, spikes=of("a", "c"))
+  old, new = (x for x in lines(tmp_path) if "spike" in x)  # of other data
+  assert old == spike and new["samples"] == ["a", "c"]
   report(tmp_path, start=0, values=values[:1], step=1)
   assert not [x for x in lines(tmp_path) if "spike" in x]
 
