@@ -87,9 +87,12 @@ def _memory(plan: Plan) -> Lines:
   parts.append(f"activations and temporaries {_gib(c.temp)}")
   limit = "no limit known" if math.isinf(c.limit) else f"of {_gib(c.limit)}"
   verdict = "fits" if c.fits else "DOES NOT FIT"
+  total = f"{_gib(c.total)} {limit} GiB"
+  if math.isnan(c.total):  # its compiler says no more than that
+    total = "more than there is"
   out = [
     ("HBM a device", ", ".join(parts)),
-    ("in all", f"{_gib(c.total)} {limit} GiB: {verdict}"),
+    ("in all", f"{total}: {verdict}"),
   ]
   if c.limit == plan.target.memory and plan.target.platform == "cuda":
     out.append(
@@ -164,6 +167,8 @@ def _network(plan: Plan) -> Lines:
     )
     for i, c in enumerate(plan.compiled.collectives)
   ]
+  if math.isnan(plan.compiled.traffic):
+    return [("collectives", "unknown: the compiler refuses the program")]
   return out or [("collectives", "none")]
 
 
@@ -343,6 +348,8 @@ def table(
 
 
 def _gib(size: float) -> str:
+  if math.isnan(size):
+    return "unknown"
   return f"{size / GIB:.2f}" if size >= 0.005 * GIB else f"{size / GIB:.4f}"
 
 

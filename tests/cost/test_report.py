@@ -158,6 +158,23 @@ def test_what_does_not_fit_is_told_what_it_may_try(mesh, tried):
   assert "microbatches" not in dict(report.lines(sampled))["try"]
 
 
+def test_of_what_a_compiler_refuses_nothing_is_made_up():
+  config = from_dict(Config, tiny.get_config().to_dict())
+  known = made(config, fits=False)
+  compiled = dataclasses.replace(
+    known.compiled, parts={"parameters": 2.0**30}, temp=np.nan, total=np.nan,
+    traffic=np.nan, counted=np.nan,
+  )  # fmt: skip
+  known = known._replace(mesh=dict(data=1, fsdp=8), compiled=compiled)
+  lines = report.lines(known)
+  assert "nan" not in report.text(lines)
+  found = dict(lines)
+  assert found["collectives"] == "unknown: the compiler refuses the program"
+  assert found["in all"] == "more than there is: DOES NOT FIT"
+  assert found["HBM a device"].endswith("temporaries unknown")
+  assert dict(report.lines(made(config)))["collectives"] == "none"
+
+
 def test_a_plan_for_gpus_says_what_jax_has_to_be_told():
   known = made(from_dict(Config, tiny.get_config().to_dict()))
   target = chips.target("h100:8")
