@@ -62,15 +62,16 @@ def main() -> int:
       "transformer's training."
     )
   compilers.prepare(target)
-  from pyramid_jax.cost import jobs, plan, report
+  from pyramid_jax.cost import jobs, plan, report, variants
 
   asked = jobs.of_vae(asked) if F.vae else asked
-  config = asked if F.generate else plan.suited(asked, target)
-  show(report.advice(asked, config))
+  config = asked if F.generate else variants.suited(asked, target)
   limit = F.hbm_gib * chips.GIB if F.hbm_gib else None
   options = dict(limit=limit, quick=F.quick)
   plans = []
   for each in plan.make(config, target, generate=F.generate, **options):
+    if not plans:
+      show(report.advice(asked, config))
     plans.append(each)
     show(report.text(report.lines(each), F.markdown))
   if F.generate:
@@ -80,7 +81,7 @@ def main() -> int:
   elif plans[0].run is not None and others:
     show(report.text(report.course(plans[0], others), F.markdown))
   if F.sweep:
-    for line in report.sweep(plan.sweep(plans[0], **options), F.markdown):
+    for line in report.sweep(variants.sweep(plans[0], **options), F.markdown):
       print(line, flush=True)
   return 0 if all(p.compiled.fits for p in plans) else 1
 

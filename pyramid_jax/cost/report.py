@@ -1,5 +1,6 @@
 """What a plan says, for people: lines of text or a table in Markdown."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,13 +14,22 @@ Lines = list[tuple[str, str]]
 
 
 def advice(config: Config, suited: Config) -> str:
-  """What a run needs to be planned, in words; see `plan.suited`."""
-  rows, tensor = config.latents.rows, suited.mesh.tensor
+  """What a run needs to be planned, in words; see `variants.suited`."""
   if suited == config:
     return ""
+  what = {"tensor": "heads and MLP", "sequence": "tokens"}
+  rows, parts = f"{config.latents.rows} rows", config.train.microbatches
+  if config.kind == "vae":
+    what["sequence"], rows = "the height of clips", "the clips of a batch"
+  if parts > 1:
+    rows += f" in {parts} microbatches"
+  mesh = dataclasses.asdict(suited.mesh)
+  axes = [a for a in what if mesh[a] != getattr(config.mesh, a)]
+  over = " and ".join(f"{what[a]} over {mesh[a]}" for a in axes)
+  flags = " ".join(f"--config.mesh.{a}={mesh[a]}" for a in axes)
   return (
-    f"{rows} rows cannot be split over so many devices. Planned with heads "
-    f"and MLP over {tensor}; the run needs --config.mesh.tensor={tensor} too."
+    f"{rows} cannot be split over so many devices. Planned with {over}; the "
+    f"run needs {flags} too."
   )
 
 

@@ -27,6 +27,14 @@ from tests.train import small_run
 
 TINY = f"config={tiny.__file__}"
 ROOT = pathlib.Path(__file__).parents[2]
+NINE = (
+  r"config\.latents\.rows 9 is not a multiple of data x fsdp 8: make it one, "
+  r"for example 16, or split a row over config\.mesh\.tensor or config\.mesh\.s"
+)
+PARTS = (
+  r"rows 2 is not a multiple of .*microbatches 2 x data x fsdp 2 = 4: .*, or "
+  r"lower the microbatches, or split a row over config\.mesh\.t"
+)
 
 
 def test_planned_bytes_are_those_that_a_device_holds():
@@ -73,14 +81,14 @@ def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
       ["topology=cpu:8", "config.mesh.data=16"],
       "needs 16 devices; there are 8",
     ),
-    (["topology=cpu:8", "config.mesh.data=0"], "needs 0 devices; there are 8"),
-    (["topology=cpu:8", "config.latents.rows=9"], "9 rows cannot be split"),
+    (["topology=cpu:8", "config.mesh.data=0"], r"mesh\.data 0 is no number"),
+    (["topology=cpu:8", "config.latents.rows=9"], NINE),
     (
       ["topology=cpu:2", "config.train.microbatches=2"]
       + ["config.latents.rows=2"],
-      "a step's batch 2 is not a multiple of config.train.microbatches 2 x",
+      PARTS,
     ),
-    (["topology=cpu:8", "slices=3"], r"mesh\.data 1 is not a .* --slices=3"),
+    (["topology=cpu:8", "slices=3"], r"data 1 .* --slices=3: .* set it to 3\."),
     (
       ["topology=cpu:8", "vae", "generate"],
       "--vae, --generate or --sweep, one",
