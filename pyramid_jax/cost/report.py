@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from pyramid_jax.config import Config
+from pyramid_jax.config import Config, VideoDataConfig
 from pyramid_jax.cost import estimate
 from pyramid_jax.cost.chips import CHIPS, GIB, GPU_SHARE, Chip
 from pyramid_jax.cost.hlo import Collective
@@ -71,6 +71,17 @@ def _slices(plan: Plan) -> str:
 
 def _rows(plan: Plan) -> Lines:
   w, data = plan.workload, plan.config.latents
+  phases = plan.config.videos.phases
+  if plan.config.kind == "vae" and phases == VideoDataConfig().phases:
+    (p,) = phases
+    return [
+      (
+        "assumed",
+        f"no phases in the config: {p.steps:,} steps of {p.batch} clips of "
+        f"{p.frames} x {p.height} x {p.width}. configs/vae_short.py and "
+        "configs/vae_long.py have a VAE's; config.videos.phases sets them",
+      )
+    ]
   if w is None:
     return []
   J = data.latent_tokens + data.text_tokens
@@ -237,6 +248,8 @@ def _course(plan: Plan) -> Lines:
 
 def course(plan: Plan, others: Sequence[tuple[str, Config]]) -> Lines:
   """Days of the other stages of a curriculum, at this plan's utilisation."""
+  if plan.run is None:
+    return [("all stages", "unknown: this one does not fit")]
   out, total = [], plan.run.days
   for name, config in others:
     days = estimate.days_alike(plan.run, config, plan.target)

@@ -64,6 +64,15 @@ def test_plan_of_the_sampler_prints_the_parts_of_every_program():
     assert "optimizer" not in block and "rows a step" not in block
 
 
+def test_plan_of_a_transformers_vae_is_of_its_phases():
+  result = plan("vae")
+  assert result.code == 0, result.err
+  found = printed(result)
+  assert found["program"] == "training step on 8 clips of 1 x 32 x 32"
+  assert found["in all"].endswith("no limit known GiB: fits")
+  assert "assumed" not in found
+
+
 def test_slices_are_compiled_as_one_of_them():
   # the data axis is over both slices, fsdp within one
   mesh = ("slices=2", "config.mesh.data=2")

@@ -26,6 +26,8 @@ from tests.data import random_store
 from tests.train import small_run
 
 TINY = f"config={tiny.__file__}"
+VAE = f"{tiny.__file__}:vae"
+STAGES = [f"stages={tiny.__file__}", "topology=cpu:8"]
 ROOT = pathlib.Path(__file__).parents[2]
 NINE = (
   r"config\.latents\.rows 9 is not a multiple of data x fsdp 8: make it one, "
@@ -95,6 +97,11 @@ def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
     ),
     (["topology=cpu:8", "generate", "sweep"], "one of them; --sweep is of a"),
     (["topology=cpu:8", "sweep", "config.kind=vae"], "--sweep is of a"),
+    ([f"stages={VAE}", "topology=v5e:2x2"], "vae: it trains a VAE; name conf"),
+    (STAGES, "leave it out .* and --topology=cpu"),
+    ([*STAGES, "topology=v5e:2x2", "vae"], "--stages .*: leave it out with"),
+    ([*STAGES, "topology=v5e:2x2", "generate"], "--stages .*: leave it out wi"),
+    ([*STAGES, "topology=v5e:2x2", "config.kind=vae"], "--stages .*: leave it"),
     (["topology=cpu:8", "slow_gbps=400"], "there is none for --topology=cpu:8"),
     ([], r"--topology \(A slice: .*\) is missing"),
   ],

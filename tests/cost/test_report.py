@@ -114,6 +114,20 @@ def test_a_slice_takes_its_share_of_the_rows():
     plan.one_slice(from_dict(Config, settings), 3)
 
 
+def test_phases_that_a_config_lacks_are_told():
+  """As `--vae` meets them in a transformer's config."""
+  config = from_dict(Config, tiny.get_config("vae").to_dict())
+  assert "assumed" not in dict(report.lines(made(config)))
+  config = dataclasses.replace(config, videos=Config().videos)
+  told = dict(report.lines(made(config)))["assumed"]
+  assert told.startswith(
+    "no phases in the config: 1,000 steps of 8 clips of 1 x"
+  )
+  assert "configs/vae_short.py" in told
+  transformers = dataclasses.replace(config, kind="dit")
+  assert "assumed" not in dict(report.lines(made(transformers)))
+
+
 def test_phases_of_a_vae_last_as_long_as_their_steps():
   settings = tiny.get_config("vae").to_dict()
   phase = dict(settings["videos"]["phases"][0], batch=8)
@@ -234,6 +248,8 @@ def test_days_of_other_stages_follow_from_this_ones_utilisation():
   assert lines["longer.py"].startswith("30 steps: ")
   hours = 24 * 8 * (1 + share) * run.days
   assert lines["all stages"].endswith(f"days, {hours:,.0f} chip-hours")
+  unknown = report.course(made(config, fits=False), [("longer.py", longer)])
+  assert unknown == [("all stages", "unknown: this one does not fit")]
 
 
 @pytest.mark.parametrize(
