@@ -8,14 +8,16 @@
 
 Every cell is compiled by `pyramid-plan`, and what the compiler says of it is
 kept in docs/scale.json by its stage, machine, mesh and remat; times follow from
-that with the peaks and efficiencies of today. Delete an entry to have it made
-again. A cell takes minutes on two cores. TPUs need "jax[tpu]", GPUs
+that with the peaks and efficiencies of today. An entry whose settings are no
+longer the config's counts as none and is made again, as is one that was
+deleted. A cell takes minutes on two cores. TPUs need "jax[tpu]", GPUs
 "jax[cuda13]" or "jax[cuda12]", no device.
 """
 
 import argparse
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -100,6 +102,24 @@ class Cell:
     place = f"{self.model} {self.stage} {self.machine}"
     return f"{place}: {self.config.model.remat}, {', '.join(axes)}"
 
+  @property
+  def settings(self) -> str:
+    """Short for all settings that its program is made of."""
+    config = self.config
+    data = config.latents
+    used = dict(
+      topology=self.target.topology,
+      mesh=estimate.mesh_of(config, self.target),
+      model=dataclasses.asdict(config.model),
+      flow=dataclasses.asdict(config.flow),
+      rows=[data.rows, data.latent_tokens, data.text_tokens, data.segments],
+      text=config.text.dtype,
+      optimizer=[config.optimizer.method, config.optimizer.muon_iterations],
+      microbatches=config.train.microbatches,
+    )
+    text = json.dumps(used, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
 
 def cells() -> Iterator[Cell]:
   """All of the tables."""
@@ -128,11 +148,18 @@ def kept() -> dict[str, dict]:
   return json.loads(KEPT.read_text()) if KEPT.exists() else {}
 
 
-def entry_of(found) -> dict:
-  """What is kept of a plan."""
+def known(cell: Cell) -> dict:
+  """What is kept of a cell, if its settings still are the config's."""
+  entry = kept().get(cell.key, {})
+  return entry if entry.get("settings") == cell.settings else {}
+
+
+def entry_of(cell: Cell, found) -> dict:
+  """What is kept of a cell's plan."""
   compiled = dataclasses.asdict(found.compiled)
   compiled["collectives"] = [c._asdict() for c in found.compiled.collectives]
-  return compiled | {"versions": versions(found.target.platform)}
+  made_by = versions(found.target.platform)
+  return compiled | {"versions": made_by, "settings": cell.settings}
 
 
 def planned(cell: Cell) -> dict | None:
@@ -141,10 +168,10 @@ def planned(cell: Cell) -> dict | None:
   from pyramid_jax.cost.compile import Compiled
   from pyramid_jax.cost.hlo import Collective
 
-  entry, target = dict(kept().get(cell.key, {})), cell.target
+  entry, target = dict(known(cell)), cell.target
   if not entry:
     return None
-  del entry["versions"]
+  del entry["versions"], entry["settings"]
   entry["collectives"] = [Collective(**c) for c in entry["collectives"]]
   refused = math.isnan(entry["traffic"])  # by the compiler, of less memory
   fits = not refused and entry["total"] <= target.memory
@@ -159,11 +186,11 @@ def compile_cells(wanted: Iterator[Cell], most: int, platform: str) -> None:
 
   for cell in wanted:
     target, key = cell.target, cell.key
-    if target.platform != platform or key in kept() or most < 1:
+    if target.platform != platform or known(cell) or most < 1:
       continue
     most -= 1
     (found,) = plan.make(cell.config, target, quick=True)
-    keep(kept() | {key: entry_of(found)})
+    keep(kept() | {key: entry_of(cell, found)})
     print(key, summary(found), flush=True)
 
 

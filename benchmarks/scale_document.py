@@ -256,8 +256,8 @@ are compiled: {kept} of {all}."""
 
 def how() -> str:
   """Where the tables' numbers come from."""
-  cells, kept = list(scale.cells()), scale.kept()
-  compiled = sum(cell.key in kept for cell in cells)
+  cells = list(scale.cells())
+  compiled = sum(bool(scale.known(cell)) for cell in cells)
   if compiled == len(cells):
     return COMPILED
   return PARTLY.format(kept=compiled, all=len(cells))

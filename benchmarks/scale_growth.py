@@ -32,8 +32,7 @@ def compiled_cells() -> list[scale.Cell]:
   """Those that are kept and recompute something, each once."""
   others = (c for machine in scale.MACHINES for c in scale.choices(machine))
   found = {c.key: c for c in [*scale.cells(), *others, *scale.largest()]}
-  some = {k: cell for k, cell in found.items() if cell.remat != "none"}
-  return [cell for key, cell in some.items() if key in scale.kept()]
+  return [c for c in found.values() if c.remat != "none" and scale.known(c)]
 
 
 def beside(guess: dict, entry: dict) -> list[float]:

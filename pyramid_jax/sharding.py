@@ -45,13 +45,13 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
   """Arranges the devices as (data, fsdp, tensor, sequence).
 
   Raises:
-    ConfigError: the axes do not multiply to the number of devices, or data
-      cannot be split over the slices.
+    ConfigError: see `mesh_shape`; the axes do not multiply to the number of
+      devices, or data cannot be split over the slices.
   """
   devices = jax.devices() if devices is None else list(devices)
   axes = mesh_shape(config, len(devices))
   shape = tuple(axes.values())
-  if -1 in shape or int(np.prod(shape)) != len(devices):
+  if int(np.prod(shape)) != len(devices):
     raise ConfigError(
       f"config.mesh {axes} needs {int(np.prod(shape))} devices; there are "
       f"{len(devices)}. Change one axis, or set one of them to -1 to take what "
@@ -65,10 +65,24 @@ def mesh_shape(config: MeshConfig, devices: int) -> dict[str, int]:
   """The axes on so many devices; one that is -1 has what the others leave.
 
   They need not multiply to the number of devices; `make_mesh` asks for that.
+
+  Raises:
+    ConfigError: an axis of less than one device, or several that are -1.
   """
   shape = {axis: getattr(config, axis) for axis in MESH_AXES}
+  for axis, n in shape.items():
+    if n < 1 and n != -1:
+      raise ConfigError(
+        f"config.mesh.{axis} {n} is no number of devices: it is at least 1, or "
+        "-1 in one axis to take what the others leave."
+      )
   free = [axis for axis, n in shape.items() if n == -1]
-  if len(free) == 1:
+  if len(free) > 1:
+    raise ConfigError(
+      f"config.mesh.{' and config.mesh.'.join(free)} are -1; only one of the "
+      "axes can take what the others leave: set the others to 1 or more."
+    )
+  if free:
     rest = int(np.prod([n for n in shape.values() if n != -1]))
     shape[free[0]] = max(devices // max(rest, 1), 1)
   return shape
@@ -116,7 +130,8 @@ def arrange(devices: Any, shape: tuple[int, ...]) -> np.ndarray:
   if shape[0] % slices:
     raise ConfigError(
       f"config.mesh.data {shape[0]} is not a multiple of the {slices} slices; "
-      "only data goes over the network between them. Set it to a multiple."
+      "only data goes over the network between them. Set it to "
+      f"{-(-shape[0] // slices) * slices}."
     )
   inside = (shape[0] // slices, *shape[1:])
   return mesh_utils.create_hybrid_device_mesh(
@@ -227,7 +242,8 @@ def local_rows(mesh: Mesh, rows: int) -> list[int]:
   if rows % split:
     raise ConfigError(
       f"{rows} rows cannot be split over data x fsdp = {split} devices; make "
-      f"them a multiple, for example {-(-rows // split) * split}."
+      f"them a multiple, for example {-(-rows // split) * split}, or lower "
+      "data or fsdp of the mesh."
     )
   held = sharding(mesh, "batch").addressable_devices_indices_map((rows,))
   return sorted({r for (s,) in held.values() for r in range(rows)[s]})

@@ -339,7 +339,7 @@ def test_times_follow_from_what_is_kept(monkeypatch, tmp_path):
   )  # fmt: skip
   row = scale.measured("mmdit", "image", cell.target.chip.tile)
   found = plan.of_training(cell.config, cell.target, compiled, row)
-  scale.keep({cell.key: scale.entry_of(found)})
+  scale.keep({cell.key: scale.entry_of(cell, found)})
   known = scale.planned(cell)
   assert known == scale.summary(found) | {"limit": known["limit"]}
   assert known["limit"] == cell.target.memory / chips.GIB
@@ -347,7 +347,8 @@ def test_times_follow_from_what_is_kept(monkeypatch, tmp_path):
   refused = dataclasses.replace(
     compiled, total=31.6 * chips.GIB, traffic=math.nan, collectives=[]
   )
-  scale.keep({cell.key: scale.entry_of(found._replace(compiled=refused))})
+  found = found._replace(compiled=refused)
+  scale.keep({cell.key: scale.entry_of(cell, found)})
   assert not scale.planned(cell)["fits"] and "step" not in scale.planned(cell)
 
 

@@ -19,6 +19,7 @@ def prepare(target) -> None:
   for name, value in (
     ("TPU_SKIP_MDS_QUERY", "1"),
     ("TPU_WORKER_HOSTNAMES", "localhost"),
+    ("TPU_ACCELERATOR_TYPE", "v5p-8"),  # of this host; any stops a warning
     ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),  # no device is opened
     ("TPU_STDERR_LOG_LEVEL", "3"),
     ("TF_CPP_MIN_LOG_LEVEL", "3"),

@@ -12,7 +12,7 @@ from absl import flags
 
 from pyramid_jax.cli import app, compilers
 from pyramid_jax.cli import config as config_flag
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import Config, ConfigError
 
 F = flags.FLAGS
 flags.declare_key_flag("config")
@@ -54,35 +54,57 @@ def main() -> int:
   slow = F.slow_gbps * 1e9 / 8 if F.slow_gbps else None
   target = chips.target(F.topology, F.platform, F.slices, slow)
   asked = config_flag.get()
-  others = [(path, config_flag.read(path)) for path in F.stages]
   of_vae = F.vae or asked.kind == "vae"
   if F.vae + F.generate + F.sweep > 1 or (of_vae and F.sweep):
     raise ConfigError(
       "give --vae, --generate or --sweep, one of them; --sweep is of a "
       "transformer's training."
     )
+  if F.stages and (of_vae or F.generate or target.chip is None):
+    raise ConfigError(
+      "--stages adds the days of a transformer's other stages to this one's: "
+      "leave it out with --vae, --generate, a VAE's config and --topology=cpu."
+    )
+  others = stages()
   compilers.prepare(target)
-  from pyramid_jax.cost import jobs, plan, report
+  from pyramid_jax.cost import jobs, plan, report, variants
 
   asked = jobs.of_vae(asked) if F.vae else asked
-  config = asked if F.generate else plan.suited(asked, target)
-  show(report.advice(asked, config))
+  config = asked if F.generate else variants.suited(asked, target)
   limit = F.hbm_gib * chips.GIB if F.hbm_gib else None
   options = dict(limit=limit, quick=F.quick)
   plans = []
   for each in plan.make(config, target, generate=F.generate, **options):
+    if not plans:
+      show(report.advice(asked, config))
     plans.append(each)
     show(report.text(report.lines(each), F.markdown))
   if F.generate:
     show(report.text(report.clip(plans), F.markdown))
   elif of_vae:
     show(report.text(report.phases(plans), F.markdown))
-  elif plans[0].run is not None and others:
+  elif others:
     show(report.text(report.course(plans[0], others), F.markdown))
   if F.sweep:
-    for line in report.sweep(plan.sweep(plans[0], **options), F.markdown):
+    for line in report.sweep(variants.sweep(plans[0], **options), F.markdown):
       print(line, flush=True)
   return 0 if all(p.compiled.fits for p in plans) else 1
+
+
+def stages() -> list[tuple[str, Config]]:
+  """The configs that --stages names, with their names.
+
+  Raises:
+    ConfigError: one that cannot be read, or is a VAE's.
+  """
+  found = [(path, config_flag.read(path)) for path in F.stages]
+  for path, config in found:
+    if config.kind != "dit":
+      raise ConfigError(
+        f"--stages={path}: it trains a VAE; name configs of the transformer's "
+        "other stages, such as configs/mmdit_2b_384p.py."
+      )
+  return found
 
 
 def show(text: str) -> None:

@@ -9,16 +9,19 @@ from pyramid_jax.cost.flops import inside
 def largest(
   jaxpr, devices: int, count: int = 8
 ) -> list[tuple[float, str, str]]:
-  """(bytes a device, shape over all, what makes it), the largest first.
+  """(bytes a device, shape, what makes it), the largest first.
 
-  Before any compiler has fused them, and taken to be split over all devices.
+  Before any compiler has fused them, and taken to be split over all devices;
+  the shape is that of the whole, and says so.
   """
   best: dict[str, tuple[float, str, str]] = {}
   for aval, what in _made(getattr(jaxpr, "jaxpr", jaxpr)):
     size = math.prod(aval.shape) * aval.dtype.itemsize / devices
     shape = aval.str_short(short_dtypes=True)
     best.setdefault(shape, (size, shape, what))
-  return sorted(best.values(), reverse=True)[:count]
+  found = sorted(best.values(), reverse=True)[:count]
+  whole = f" over all {devices} devices" if devices > 1 else ""
+  return [(size, shape + whole, what) for size, shape, what in found]
 
 
 def _made(jaxpr) -> Iterator[tuple]:

@@ -20,6 +20,7 @@ H200 = "https://www.nvidia.com/en-us/data-center/h200/"
 # them; CUDA and NCCL need some of the rest.
 GPU_SHARE = 0.92
 GPU_80GB = 84_929_347_584  # that CUDA reports of one sold as 80 GB
+HOST = 2  # chips along the first two dimensions of a TPU's host
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +150,14 @@ class Target:
     return min(self.devices, self.chip.island) if self.chip else self.devices
 
   @property
+  def host(self) -> tuple[int, int, int] | None:
+    """Chips of a TPU's host in its slice where that is a part of a host."""
+    shape = [int(n) for n in self.topology.partition(":")[2].split("x")]
+    if self.platform != "tpu" or not any(n % HOST for n in shape[:2]):
+      return None
+    return (*shape, 1, 1)[:3]
+
+  @property
   def memory(self) -> float:
     """Bytes of a device that a program may take; no limit is known of a CPU."""
     if self.chip is None:
@@ -157,7 +166,8 @@ class Target:
 
   def __str__(self) -> str:
     many = f"{self.slices} slices of " if self.slices > 1 else ""
-    return f"{many}{self.topology} ({self.chips} chips)"
+    count = f"{self.chips} chip{'s' * (self.chips > 1)}"
+    return f"{many}{self.topology} ({count})"
 
 
 def target(
@@ -218,6 +228,15 @@ def _check_slice(topology: str, chip: Chip, shape: str, devices: int) -> None:
     raise ConfigError(
       f"--topology={topology}: a slice of {chip.name} has {chip.torus} "
       f"dimensions, such as {chip.name}:{example}."
+    )
+  sizes = [int(n) for n in shape.split("x")]
+  whole = not any(n % HOST for n in sizes[:2])
+  if not whole and math.prod(sizes) not in (1, 2, 4):
+    near = [-(-n // HOST) * HOST for n in sizes[:2]] + sizes[2:]
+    raise ConfigError(
+      f"--topology={topology} is {math.prod(sizes)} chips of no whole hosts: "
+      f"the first two dimensions are multiples of {HOST}, or the slice is 1, 2 "
+      f"or 4 chips of a host; nearest: {chip.name}:{'x'.join(map(str, near))}."
     )
   if devices > chip.island:
     raise ConfigError(

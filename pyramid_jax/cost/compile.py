@@ -88,10 +88,12 @@ def devices(target: Target) -> list[Any]:
       f'TPU: pip install "jax[tpu]=={version}"'
     )
   # The two cores of a v4 chip are one device where programs run.
-  whole = {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}
+  given = {"chip_config_name": "megacore"} if target.chip.name == "v4" else {}
+  if target.host:
+    given["chips_per_host_bounds"] = list(target.host)
   try:
     return topologies.get_topology_desc(
-      platform="tpu", topology_name=target.topology, **whole
+      platform="tpu", topology_name=target.topology, **given
     ).devices
   except Exception as error:  # libtpu has no class of its own
     reason = str(error).splitlines()[0]

@@ -7,14 +7,13 @@ Legend: B samples, R rows (2B with guidance), M text tokens, T frames.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.tree_util import Partial
 
 from pyramid_jax import sharding
@@ -58,23 +57,20 @@ def training(config: Config, mesh: Mesh) -> list[Job]:
   Raises:
     ConfigError: settings that make no run, or rows that the mesh cannot split.
   """
-  step = functools.partial(_step, microbatches=config.train.microbatches)
+  check_batches(config, mesh)
   if config.kind == "dit":
     parts = sharding.parts("tokens", mesh)
     dit.check_row(config, mesh.devices.flat[0].platform, parts)
     program = dit.make_program(config)
-    rows = config.latents.rows
-    return [step("training step", program, mesh, row_batch(config), rows)]
-  vae.check_heights(config, mesh)
+    return [_step("training step", program, mesh, row_batch(config))]
   program = vae.make_program(config, LPIPSConfig())  # of VGG16, as released
   return [
-    step(
+    _step(
       f"training step on {p.batch} clips of {p.frames} x {p.height} x "
       f"{p.width}",
       program,
       mesh,
       clip_batch(p),
-      p.batch,
     )
     for phase in config.videos.phases
     for p in phase.shapes
@@ -94,12 +90,22 @@ def of_vae(config: Config) -> Config:
   )
 
 
-def _step(
-  name: str, program: Program, mesh: Mesh, batch, rows: int, microbatches: int
-) -> Job:
-  sharding.local_rows(mesh, rows)  # refuses what cannot be split
+def check_batches(config: Config, mesh: Mesh | AbstractMesh):
+  """Refuses rows, or batches and heights of clips, that a mesh cannot split.
+
+  Raises:
+    ConfigError: names the setting and says what it may be.
+  """
+  if config.kind == "dit":
+    rows, parts = config.latents.rows, config.train.microbatches
+    check_parts(mesh, "config.latents.rows", rows, parts)
+  else:
+    vae.check_heights(config, mesh)
+    vae.check_batches(config, mesh)
+
+
+def _step(name: str, program: Program, mesh: Mesh, batch) -> Job:
   sharding.tell_whole(mesh, program.model.shapes, program.model.axes)
-  check_parts(mesh, "a step's batch", rows, microbatches)
   args, frozen = program.arguments(mesh, batch)
   state = args[0]
   parts = {

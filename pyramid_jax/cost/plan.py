@@ -1,14 +1,13 @@
 """A run on a machine: compiled, measured in tokens, estimated in hours."""
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import jax
+from jax.sharding import AbstractMesh
 
 from pyramid_jax import sharding
-from pyramid_jax.config import Config, ConfigError, MeshConfig
+from pyramid_jax.config import Config, ConfigError
 from pyramid_jax.cost import estimate, jobs
 from pyramid_jax.cost.chips import Target
 from pyramid_jax.cost.compile import Compiled, compile_job, devices
@@ -73,6 +72,8 @@ def make(
     limit = target.memory
   local = one_slice(config, target.slices)
   mesh = sharding.make_mesh(local.mesh, on or devices(target))
+  if not generate:
+    check(config, target)
   whole = dict(mesh.shape)
   whole["data"] *= target.slices
   workload = None
@@ -105,26 +106,14 @@ def of_training(
   return _plan(config, target, mesh, workload, compiled, pairs)
 
 
-def suited(config: Config, target: Target) -> Config:
-  """The config, with as many devices to a row as its rows are too few for.
+def check(config: Config, target: Target) -> None:
+  """Refuses what a machine cannot split, by numbers of all slices together.
 
-  Where its mesh leaves an axis to the number of devices and so has more of
-  them than rows, heads and MLP are split (axis tensor) until rows divide;
-  a config that cannot be mended so is given back as it is, to be refused.
+  Raises:
+    ConfigError: see `jobs.check_batches`.
   """
-  mesh, rows = estimate.mesh_of(config, target), config.latents.rows
-  batch = mesh["data"] * mesh["fsdp"]
-  free = -1 in (config.mesh.data, config.mesh.fsdp)
-  free = free and math.prod(mesh.values()) == target.total
-  if config.kind != "dit" or not free or rows % batch == 0:
-    return config
-  for share in range(2, batch + 1):
-    tensor = share * mesh["tensor"]
-    divides = batch % share == 0 and config.model.heads % tensor == 0
-    if divides and rows % (batch // share) == 0:
-      changed = dataclasses.replace(config.mesh, tensor=tensor)
-      return dataclasses.replace(config, mesh=changed)
-  return config
+  axes = estimate.mesh_of(config, target)
+  jobs.check_batches(config, AbstractMesh(tuple(axes.values()), tuple(axes)))
 
 
 def one_slice(config: Config, slices: int) -> Config:
@@ -138,7 +127,8 @@ def one_slice(config: Config, slices: int) -> Config:
   if data != -1 and data % slices:
     raise ConfigError(
       f"config.mesh.data {data} is not a multiple of --slices={slices}: only "
-      "the data axis crosses slices."
+      "the data axis crosses slices; set it to "
+      f"{-(-max(data, 1) // slices) * slices}."
     )
   batches = {"latents.rows": [rows]}
   if config.kind == "vae":
@@ -199,62 +189,6 @@ def _sampled_pairs(config: Config, job: jobs.Job, target: Target) -> float:
   stages = schedule_of(config.flow).stages
   pairs = unit_pairs(plan, stages, job.unit, text, target.chip.tile)
   return rows * pairs / target.devices
-
-
-def sweep(
-  first: Plan, *, limit: float | None = None, quick: bool = False
-) -> Iterator[tuple[str, Plan | Exception]]:
-  """(what is changed, the plan or why there is none), one change at a time.
-
-  Rows a step, microbatches, remat, and the mesh: all on fsdp, data 2, tensor 2
-  and 4, sequence 2, data over eighths.
-
-  Args:
-    first: a transformer's training as it is.
-    limit: see `make`.
-    quick: see `make`.
-
-  Raises:
-    ConfigError: it is a VAE's.
-  """
-  if first.config.kind == "vae":
-    raise ConfigError(
-      "--sweep changes what a transformer has; this config is a VAE's."
-    )
-  yield "as it is", first
-  for name, changed in _changes(first.config):
-    try:
-      (found,) = make(changed, first.target, limit=limit, quick=quick)
-    except (ConfigError, jax.errors.JaxRuntimeError) as error:
-      found = error  # the other changes may do
-    yield name, found
-
-
-def _changes(config: Config) -> Iterator[tuple[str, Config]]:
-  for rows in (config.latents.rows // 2, config.latents.rows * 2):
-    if rows:
-      yield f"rows {rows}", jobs.with_rows(config, rows)
-  for parts in (2, 4):
-    if parts != config.train.microbatches and not config.latents.rows % parts:
-      train = dataclasses.replace(config.train, microbatches=parts)
-      yield f"microbatches {parts}", dataclasses.replace(config, train=train)
-  for remat in ("none", "matmuls", "attention", "layer"):
-    if remat != config.model.remat:
-      model = dataclasses.replace(config.model, remat=remat)
-      yield f"remat {remat}", dataclasses.replace(config, model=model)
-  for mesh in (
-    MeshConfig(),
-    MeshConfig(data=2),
-    MeshConfig(tensor=2),
-    MeshConfig(tensor=4),
-    MeshConfig(sequence=2),
-    MeshConfig(data=-1, fsdp=8),
-  ):
-    if mesh != config.mesh:
-      axes = dataclasses.asdict(mesh).items()
-      name = ", ".join(f"{k} {v}" for k, v in axes if v != 1)
-      name = f"mesh {name}".replace("-1", "the rest")
-      yield name, dataclasses.replace(config, mesh=mesh)
 
 
 def formula(

@@ -1,9 +1,10 @@
 """What a plan says, for people: lines of text or a table in Markdown."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from pyramid_jax.config import Config
+from pyramid_jax.config import Config, VideoDataConfig
 from pyramid_jax.cost import estimate
 from pyramid_jax.cost.chips import CHIPS, GIB, GPU_SHARE, Chip
 from pyramid_jax.cost.hlo import Collective
@@ -13,13 +14,22 @@ Lines = list[tuple[str, str]]
 
 
 def advice(config: Config, suited: Config) -> str:
-  """What a run needs to be planned, in words; see `plan.suited`."""
-  rows, tensor = config.latents.rows, suited.mesh.tensor
+  """What a run needs to be planned, in words; see `variants.suited`."""
   if suited == config:
     return ""
+  what = {"tensor": "heads and MLP", "sequence": "tokens"}
+  rows, parts = f"{config.latents.rows} rows", config.train.microbatches
+  if config.kind == "vae":
+    what["sequence"], rows = "the height of clips", "the clips of a batch"
+  if parts > 1:
+    rows += f" in {parts} microbatches"
+  mesh = dataclasses.asdict(suited.mesh)
+  axes = [a for a in what if mesh[a] != getattr(config.mesh, a)]
+  over = " and ".join(f"{what[a]} over {mesh[a]}" for a in axes)
+  flags = " ".join(f"--config.mesh.{a}={mesh[a]}" for a in axes)
   return (
-    f"{rows} rows cannot be split over so many devices. Planned with heads "
-    f"and MLP over {tensor}; the run needs --config.mesh.tensor={tensor} too."
+    f"{rows} cannot be split over so many devices. Planned with {over}; the "
+    f"run needs {flags} too."
   )
 
 
@@ -61,6 +71,17 @@ def _slices(plan: Plan) -> str:
 
 def _rows(plan: Plan) -> Lines:
   w, data = plan.workload, plan.config.latents
+  phases = plan.config.videos.phases
+  if plan.config.kind == "vae" and phases == VideoDataConfig().phases:
+    (p,) = phases
+    return [
+      (
+        "assumed",
+        f"no phases in the config: {p.steps:,} steps of {p.batch} clips of "
+        f"{p.frames} x {p.height} x {p.width}. configs/vae_short.py and "
+        "configs/vae_long.py have a VAE's; config.videos.phases sets them",
+      )
+    ]
   if w is None:
     return []
   J = data.latent_tokens + data.text_tokens
@@ -87,9 +108,12 @@ def _memory(plan: Plan) -> Lines:
   parts.append(f"activations and temporaries {_gib(c.temp)}")
   limit = "no limit known" if math.isinf(c.limit) else f"of {_gib(c.limit)}"
   verdict = "fits" if c.fits else "DOES NOT FIT"
+  total = f"{_gib(c.total)} {limit} GiB"
+  if math.isnan(c.total):  # its compiler says no more than that
+    total = "more than there is"
   out = [
     ("HBM a device", ", ".join(parts)),
-    ("in all", f"{_gib(c.total)} {limit} GiB: {verdict}"),
+    ("in all", f"{total}: {verdict}"),
   ]
   if c.limit == plan.target.memory and plan.target.platform == "cuda":
     out.append(
@@ -164,6 +188,8 @@ def _network(plan: Plan) -> Lines:
     )
     for i, c in enumerate(plan.compiled.collectives)
   ]
+  if math.isnan(plan.compiled.traffic):
+    return [("collectives", "unknown: the compiler refuses the program")]
   return out or [("collectives", "none")]
 
 
@@ -222,6 +248,8 @@ def _course(plan: Plan) -> Lines:
 
 def course(plan: Plan, others: Sequence[tuple[str, Config]]) -> Lines:
   """Days of the other stages of a curriculum, at this plan's utilisation."""
+  if plan.run is None:
+    return [("all stages", "unknown: this one does not fit")]
   out, total = [], plan.run.days
   for name, config in others:
     days = estimate.days_alike(plan.run, config, plan.target)
@@ -343,6 +371,8 @@ def table(
 
 
 def _gib(size: float) -> str:
+  if math.isnan(size):
+    return "unknown"
   return f"{size / GIB:.2f}" if size >= 0.005 * GIB else f"{size / GIB:.4f}"
 
 

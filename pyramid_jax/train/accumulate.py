@@ -14,22 +14,42 @@ from pyramid_jax.sharding import RULES, constrain
 Batch = Mapping[str, jax.Array]
 
 
-def check_parts(mesh: jax.sharding.Mesh, name: str, rows: int, parts: int):
+def check_parts(
+  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+  name: str,
+  rows: int,
+  parts: int,
+  within: str = "a row over config.mesh.tensor or config.mesh.sequence",
+):
   """Refuses rows of which a part cannot be split over the mesh.
 
   Every device would compute such a part whole.
 
+  Args:
+    mesh: that splits them.
+    name: the setting that the rows are, as config.latents.rows.
+    rows: of a step, over all devices.
+    parts: microbatches.
+    within: what else the devices can split, and by which settings.
+
   Raises:
-    ConfigError: `name` says which setting the rows are.
+    ConfigError: says what rows, microbatches or mesh may be.
   """
   split = math.prod(mesh.shape[axis] for axis in RULES["batch"])
   least = parts * split
-  if rows % least:
-    raise ConfigError(
-      f"{name} {rows} is not a multiple of config.train.microbatches {parts} x "
-      f"data x fsdp {split} = {least}; make it one, for example "
-      f"{-(-rows // least) * least}, or lower the microbatches."
-    )
+  if rows % least == 0:
+    return
+  over = f"data x fsdp {split}"
+  if parts > 1:
+    over = f"config.train.microbatches {parts} x {over} = {least}"
+  remedies = [f"make it one, for example {-(-rows // least) * least}"]
+  if parts > 1:
+    remedies.append("lower the microbatches")
+  if split > 1:
+    remedies.append(f"split {within}, which leaves fewer devices to fsdp")
+  raise ConfigError(
+    f"{name} {rows} is not a multiple of {over}: {', or '.join(remedies)}."
+  )
 
 
 def accumulate(f: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:

@@ -42,8 +42,8 @@ def make_task(
   _tell_unreached(data, config.train.steps)
   _tell_fill(plan)
   spec = TokenSpec.of(config.flow, config.model)
-  mine = sharding.local_rows(mesh, data.rows)
   check_parts(mesh, "config.latents.rows", data.rows, config.train.microbatches)
+  mine = sharding.local_rows(mesh, data.rows)
 
   def batches(step: int) -> Iterator[dict[str, np.ndarray]]:
     return pipeline.batches(stores, plan, spec, step * data.rows, mine)

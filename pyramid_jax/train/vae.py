@@ -22,7 +22,7 @@ from pyramid_jax.data.sizes import check_frames
 from pyramid_jax.models import critic, vae
 from pyramid_jax.models.pure import Params, Pure, pure
 from pyramid_jax.sharding import RULES, beside_split_pictures
-from pyramid_jax.train.accumulate import accumulate
+from pyramid_jax.train.accumulate import accumulate, check_parts
 from pyramid_jax.train.judges import Judges, make_judges
 from pyramid_jax.train.optimizer import make_optimizer
 from pyramid_jax.train.program import Program
@@ -228,6 +228,22 @@ def check_heights(config: Config, mesh: jax.sharding.Mesh):
         f"config.mesh.sequence {split} = {factor * split}: the latents' rows "
         "cannot be split; change the height, or lower config.mesh.sequence."
       )
+
+
+def check_batches(config: Config, mesh: jax.sharding.Mesh):
+  """Refuses batches that the mesh and the microbatches do not divide.
+
+  Raises:
+    ConfigError: names the phase's setting and says what it may be.
+  """
+  for i, phase in enumerate(config.videos.phases):
+    kinds = ["batch"] * (phase.image_ratio < 1)
+    if phase.image_ratio > 0:
+      kinds.append("images" if phase.images else "batch x frames")
+    for kind, shape in zip(kinds, phase.shapes, strict=True):
+      name = f"config.videos.phases[{i}].{kind}"
+      within = "a clip over config.mesh.sequence"
+      check_parts(mesh, name, shape.batch, config.train.microbatches, within)
 
 
 def check_adversary(config: Config, model: Pure):

@@ -15,7 +15,6 @@ from pyramid_jax.data.latents import Statistics
 from pyramid_jax.models import vae as vae_lib
 from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.train import vae
-from pyramid_jax.train.accumulate import check_parts
 from pyramid_jax.train.judges import load_lpips
 from pyramid_jax.train.loop import Task
 from pyramid_jax.train.state import TrainState
@@ -37,8 +36,7 @@ def make_task(
   """
   program = vae.make_program(config)
   vae.check_heights(config, mesh)
-  for shape in (s for phase in config.videos.phases for s in phase.shapes):
-    check_parts(mesh, "a phase's batch", shape.batch, config.train.microbatches)
+  vae.check_batches(config, mesh)
   clips = clips_lib.TrainingClips(config.videos, config.seed)
   if workdir and jax.process_index() == 0:
     listed = workdir / "skipped.jsonl"

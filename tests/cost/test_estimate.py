@@ -100,6 +100,9 @@ def test_topologies_are_read(topology, platform, devices, count):
     ("v4:2x2", "", "v4 has 3 dimensions, such as v4:2x2x1"),
     ("v6e:2x2x1", "", "v6e has 2 dimensions, such as v6e:2x2"),
     ("v5p:8", "", "v5p has 3 dimensions"),
+    ("v5e:3x3", "", "is 9 chips of no whole hosts: .*; nearest: v5e:4x4"),
+    ("v5p:3x1x1", "", "first two dimensions are .* of 2, .*: v5p:4x2x1"),
+    ("v5e:1x8", "", "or the slice is 1, 2 or 4 chips .*: v5e:2x8"),
   ],
 )
 def test_a_topology_that_is_none_is_told(topology, platform, message):

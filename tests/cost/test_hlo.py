@@ -271,6 +271,11 @@ def test_what_is_lacking_early_is_read_from_its_message_too():
   assert total == 141.83 * 2**30 + 5e9 and largest == []
 
 
+def test_a_refusal_that_says_no_size_is_of_unknown_size():
+  total, largest = exhausted("RESOURCE_EXHAUSTED: no room.", arguments=5e9)
+  assert np.isnan(total) and largest == []
+
+
 def test_of_a_traced_program_the_largest_arrays_are_those_that_loops_keep():
   def layer(x, w):
     return jnp.tanh(x @ w), None
@@ -283,7 +288,9 @@ def test_of_a_traced_program_the_largest_arrays_are_those_that_loops_keep():
   )
   found = arrays.largest(program, devices=4)
   size, shape, what = found[0]
-  assert (size, shape) == (6 * 32 * 8 * 4 / 4, "f32[6,32,8]")
+  assert size == 6 * 32 * 8 * 4 / 4  # of one device, the shape is of all
+  assert shape == "f32[6,32,8] over all 4 devices"
+  assert arrays.largest(program, devices=1)[0][1] == "f32[6,32,8]"
   assert what.endswith(", of all 6 steps of a loop")
   assert [x[0] for x in found] == sorted((x[0] for x in found), reverse=True)
 

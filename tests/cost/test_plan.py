@@ -26,7 +26,17 @@ from tests.data import random_store
 from tests.train import small_run
 
 TINY = f"config={tiny.__file__}"
+VAE = f"{tiny.__file__}:vae"
+STAGES = [f"stages={tiny.__file__}", "topology=cpu:8"]
 ROOT = pathlib.Path(__file__).parents[2]
+NINE = (
+  r"config\.latents\.rows 9 is not a multiple of data x fsdp 8: make it one, "
+  r"for example 16, or split a row over config\.mesh\.tensor or config\.mesh\.s"
+)
+PARTS = (
+  r"rows 2 is not a multiple of .*microbatches 2 x data x fsdp 2 = 4: .*, or "
+  r"lower the microbatches, or split a row over config\.mesh\.t"
+)
 
 
 def test_planned_bytes_are_those_that_a_device_holds():
@@ -73,20 +83,25 @@ def test_planned_rows_are_shaped_as_loaded_ones(tmp_path):
       ["topology=cpu:8", "config.mesh.data=16"],
       "needs 16 devices; there are 8",
     ),
-    (["topology=cpu:8", "config.mesh.data=0"], "needs 0 devices; there are 8"),
-    (["topology=cpu:8", "config.latents.rows=9"], "9 rows cannot be split"),
+    (["topology=cpu:8", "config.mesh.data=0"], r"mesh\.data 0 is no number"),
+    (["topology=cpu:8", "config.latents.rows=9"], NINE),
     (
       ["topology=cpu:2", "config.train.microbatches=2"]
       + ["config.latents.rows=2"],
-      "a step's batch 2 is not a multiple of config.train.microbatches 2 x",
+      PARTS,
     ),
-    (["topology=cpu:8", "slices=3"], r"mesh\.data 1 is not a .* --slices=3"),
+    (["topology=cpu:8", "slices=3"], r"data 1 .* --slices=3: .* set it to 3\."),
     (
       ["topology=cpu:8", "vae", "generate"],
       "--vae, --generate or --sweep, one",
     ),
     (["topology=cpu:8", "generate", "sweep"], "one of them; --sweep is of a"),
     (["topology=cpu:8", "sweep", "config.kind=vae"], "--sweep is of a"),
+    ([f"stages={VAE}", "topology=v5e:2x2"], "vae: it trains a VAE; name conf"),
+    (STAGES, "leave it out .* and --topology=cpu"),
+    ([*STAGES, "topology=v5e:2x2", "vae"], "--stages .*: leave it out with"),
+    ([*STAGES, "topology=v5e:2x2", "generate"], "--stages .*: leave it out wi"),
+    ([*STAGES, "topology=v5e:2x2", "config.kind=vae"], "--stages .*: leave it"),
     (["topology=cpu:8", "slow_gbps=400"], "there is none for --topology=cpu:8"),
     ([], r"--topology \(A slice: .*\) is missing"),
   ],

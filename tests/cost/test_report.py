@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.config import Config, ConfigError, differences, from_dict
-from pyramid_jax.cost import chips, estimate, plan, report
+from pyramid_jax.cost import chips, estimate, plan, report, variants
 from pyramid_jax.cost.compile import Compiled
 from pyramid_jax.cost.flops import Flops
 from pyramid_jax.cost.hlo import Collective
@@ -28,7 +28,7 @@ def sweep_of(monkeypatch, answer):
   monkeypatch.setattr(plan, "make", make)
   config = from_dict(Config, tiny.get_config().to_dict())
   first = made(config)
-  return asked, list(report.sweep(plan.sweep(first)))
+  return asked, list(report.sweep(variants.sweep(first)))
 
 
 def made(config, fits=True):
@@ -114,6 +114,20 @@ def test_a_slice_takes_its_share_of_the_rows():
     plan.one_slice(from_dict(Config, settings), 3)
 
 
+def test_phases_that_a_config_lacks_are_told():
+  """As `--vae` meets them in a transformer's config."""
+  config = from_dict(Config, tiny.get_config("vae").to_dict())
+  assert "assumed" not in dict(report.lines(made(config)))
+  config = dataclasses.replace(config, videos=Config().videos)
+  told = dict(report.lines(made(config)))["assumed"]
+  assert told.startswith(
+    "no phases in the config: 1,000 steps of 8 clips of 1 x"
+  )
+  assert "configs/vae_short.py" in told
+  transformers = dataclasses.replace(config, kind="dit")
+  assert "assumed" not in dict(report.lines(made(transformers)))
+
+
 def test_phases_of_a_vae_last_as_long_as_their_steps():
   settings = tiny.get_config("vae").to_dict()
   phase = dict(settings["videos"]["phases"][0], batch=8)
@@ -158,6 +172,23 @@ def test_what_does_not_fit_is_told_what_it_may_try(mesh, tried):
   assert "microbatches" not in dict(report.lines(sampled))["try"]
 
 
+def test_of_what_a_compiler_refuses_nothing_is_made_up():
+  config = from_dict(Config, tiny.get_config().to_dict())
+  known = made(config, fits=False)
+  compiled = dataclasses.replace(
+    known.compiled, parts={"parameters": 2.0**30}, temp=np.nan, total=np.nan,
+    traffic=np.nan, counted=np.nan,
+  )  # fmt: skip
+  known = known._replace(mesh=dict(data=1, fsdp=8), compiled=compiled)
+  lines = report.lines(known)
+  assert "nan" not in report.text(lines)
+  found = dict(lines)
+  assert found["collectives"] == "unknown: the compiler refuses the program"
+  assert found["in all"] == "more than there is: DOES NOT FIT"
+  assert found["HBM a device"].endswith("temporaries unknown")
+  assert dict(report.lines(made(config)))["collectives"] == "none"
+
+
 def test_a_plan_for_gpus_says_what_jax_has_to_be_told():
   known = made(from_dict(Config, tiny.get_config().to_dict()))
   target = chips.target("h100:8")
@@ -178,7 +209,8 @@ def test_a_sweep_changes_one_thing_at_a_time(monkeypatch):
     group = change.split(":")[0].rsplit(".", 1)[0]
     assert all(d.startswith(group) for d in differences(original, config))
   assert len(lines) == 2 + len(asked)
-  assert {c.train.microbatches for c in asked} == {1, 2, 4}
+  target = chips.target("v5p:2x2x2")
+  assert all(variants.is_possible(c, target) for c in asked)
   assert {c.model.remat for c in asked} == {
     "none", "matmuls", "attention", "layer",
   }  # fmt: skip
@@ -190,12 +222,12 @@ def test_a_sweep_goes_on_after_what_cannot_be(monkeypatch):
   def answer(config):
     if config.mesh.tensor == 2:
       raise ConfigError("9 rows cannot be split.\nMore.")
-    return made(config, fits=config.mesh.tensor == 1)
+    return made(config, fits=config.mesh.sequence == 1)
 
   asked, lines = sweep_of(monkeypatch, answer)
   (refused_line,) = [x for x in lines if x.endswith("9 rows cannot be split.")]
-  assert refused_line.startswith("mesh fsdp the rest, tensor 2")
-  (no,) = [x for x in lines if x.startswith("mesh fsdp the rest, tensor 4")]
+  assert refused_line.startswith("mesh tensor 2")
+  (no,) = [x for x in lines if x.startswith("mesh sequence 4")]
   assert no.split()[-5] == "no"
   assert lines.index(no) > lines.index(refused_line)
 
@@ -216,10 +248,12 @@ def test_days_of_other_stages_follow_from_this_ones_utilisation():
   assert lines["longer.py"].startswith("30 steps: ")
   hours = 24 * 8 * (1 + share) * run.days
   assert lines["all stages"].endswith(f"days, {hours:,.0f} chip-hours")
+  unknown = report.course(made(config, fits=False), [("longer.py", longer)])
+  assert unknown == [("all stages", "unknown: this one does not fit")]
 
 
 @pytest.mark.parametrize(
-  "model, topology, mesh, tensor",
+  "model, topology, mesh, within",
   [
     ("mmdit", "v5p:8x8x16", {}, 8),  # 1024 devices for 128 rows
     ("mmdit", "v5p:4x4x4", {}, 1),
@@ -227,19 +261,65 @@ def test_days_of_other_stages_follow_from_this_ones_utilisation():
     ("mmdit", "v6e:16x16", {}, 2),
     ("mmdit", "h100:256", {"data": -1, "fsdp": 8}, 2),
     ("miniflux", "v5p:4x8x8", {}, 2),
-    ("miniflux", "v5p:8x8x8", {}, 1),  # 4 do not divide 30 heads: refused
+    ("miniflux", "v5p:8x8x8", {}, (2, 2)),  # 4 do not divide 30 heads
     ("mmdit", "v6e:16x16", {"fsdp": 256}, 1),  # as it is asked for: refused
   ],
 )
 def test_devices_share_rows_where_there_are_more_devices(
-  model, topology, mesh, tensor
+  model, topology, mesh, within
 ):
-  made = runpy.run_path(str(ROOT / "configs" / "curriculum.py"))
-  config = from_dict(Config, made["get_config"](f"{model}_768p"))
-  changed = dataclasses.replace(config.mesh, **mesh)
-  config = dataclasses.replace(config, mesh=changed)
+  config = of_curriculum(f"{model}_768p", **mesh)
   target = chips.target(topology)
-  found = plan.suited(config, target)
-  assert found.mesh.tensor == tensor
-  asked = f"--config.mesh.tensor={tensor}" in report.advice(config, found)
-  assert asked == (found != config)
+  found = variants.suited(config, target)
+  tensor, sequence = within if isinstance(within, tuple) else (within, 1)
+  assert (found.mesh.tensor, found.mesh.sequence) == (tensor, sequence)
+  advice = report.advice(config, found)
+  assert (f"--config.mesh.tensor={tensor}" in advice) == (found != config)
+  assert (f"--config.mesh.sequence={sequence}" in advice) == (sequence > 1)
+
+
+def of_curriculum(name, **mesh):
+  """A stage on another mesh."""
+  made = runpy.run_path(str(ROOT / "configs" / "curriculum.py"))
+  config = from_dict(Config, made["get_config"](name))
+  changed = dataclasses.replace(config.mesh, **mesh)
+  return dataclasses.replace(config, mesh=changed)
+
+
+def test_devices_share_the_microbatches_of_rows():
+  config = of_curriculum("mmdit_768p")
+  train = dataclasses.replace(config.train, microbatches=2)
+  config = dataclasses.replace(config, train=train)
+  found = variants.suited(config, chips.target("v6e:16x16"))
+  assert found.mesh.tensor == 4
+  assert report.advice(config, found).startswith("128 rows in 2 microbatches c")
+
+
+def test_devices_share_the_clips_of_a_vae_by_their_height():
+  settings = runpy.run_path(str(ROOT / "configs" / "vae_short.py"))
+  config = from_dict(Config, settings["get_config"]())  # 16 clips of 256 x 256
+  target = chips.target("v5p:4x4x4")
+  found = variants.suited(config, target)
+  assert (found.mesh.tensor, found.mesh.sequence) == (1, 4)
+  assert report.advice(config, found) == (
+    "the clips of a batch cannot be split over so many devices. Planned with "
+    "the height of clips over 4; the run needs --config.mesh.sequence=4 too."
+  )
+  # 64 parts of a height of 256 are no whole rows of latents
+  assert variants.suited(config, chips.target("v5p:8x8x16")) == config
+
+
+@pytest.mark.parametrize("topology", ["v5p:8x8x16", "v6e:16x16", "v5p:4x4x4"])
+def test_a_sweep_tries_what_the_devices_divide(topology):
+  target = chips.target(topology)
+  config = variants.suited(of_curriculum("mmdit_768p"), target)
+  found = dict(variants.changes(config, target))
+  meshes = [name for name in found if name.startswith("mesh ")]
+  assert len(meshes) >= 3 and len(found) - len(meshes) >= 3
+  axes = [estimate.mesh_of(found[name], target) for name in meshes]
+  assert len({tuple(a.values()) for a in axes}) == len(meshes)  # none twice
+  for name, changed in found.items():
+    assert changed != config and len(name) <= report.WIDTHS[0]
+    mesh = estimate.mesh_of(changed, target)
+    assert changed.latents.rows % (mesh["data"] * mesh["fsdp"]) == 0
+    assert changed.model.heads % mesh["tensor"] == 0

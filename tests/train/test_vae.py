@@ -323,7 +323,7 @@ def test_microbatches_that_do_not_divide_a_phase_are_told(config):
 def test_microbatches_that_the_mesh_does_not_divide_are_told(config):
   train = dataclasses.replace(config.train, microbatches=4)
   with pytest.raises(
-    ConfigError, match="a phase's batch 8 is not a multiple of .* 4 = 16; make"
+    ConfigError, match=r"phases\[0\].batch 8 is not a multiple of .* 4 = 16: "
   ):
     vae_task.make_task(
       dataclasses.replace(config, train=train), sharding.make_mesh(config.mesh)
