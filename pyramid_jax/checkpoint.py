@@ -76,6 +76,10 @@ class Checkpoints:
     """The newest step that was saved whole."""
     return self.manager.latest_step()
 
+  def look_again(self):
+    """Finds the steps that the disk shows by now."""
+    self.manager.reload()
+
   def save(
     self, step: int, items: Mapping[str, Any], config: Config, **meta: Any
   ):
