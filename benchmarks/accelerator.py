@@ -1,29 +1,31 @@
 """Times attention, training and generation on one accelerator.
 
-  python benchmarks/accelerator.py > measured.jsonl
+  python benchmarks/accelerator.py --kept=docs/performance.jsonl
   python benchmarks/accelerator.py train generate > measured.jsonl
   python benchmarks/accelerator.py --compile=h100:1  # compiles, without a GPU
 
 A line of JSON for each case: device, versions, what was run, figures, and of a
-training step what `pyramid-plan` estimates. Appended to docs/performance.jsonl,
-they are what performance_document.py makes docs/performance.md of. Weights and
-data are random, sizes those of the released 2 B model; rows are packed as a run
-of 384p packs them. Needs jax, flax, optax, einops and numpy alone. Every case
-has a process of its own, so that its peak memory is its own; one that does not
-fit says so in its line. `--tiny` runs everything small, anywhere.
+training step what `pyramid-plan` estimates. With --kept they are added to that
+file, and cases that it has of the same device and versions are not run again;
+performance_document.py makes docs/performance.md of docs/performance.jsonl.
+Compiled programs stay in --cache. Weights and data are random, sizes those of
+the released 2 B model; rows are packed as a run of 384p packs them. Needs jax,
+flax, optax, einops and numpy alone. Every case has a process of its own, so
+that its peak memory is its own; one that does not fit says so in its line, and
+one that found the memory taken by others says that and is run again the next
+time. `--tiny` runs everything small, anywhere.
 """
 
 import argparse
 import json
 import os
 import pathlib
-import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+import children  # noqa: E402
 import jax  # noqa: E402  the parent process asks for no device
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
@@ -35,9 +37,12 @@ from accelerator_cases import (  # noqa: E402
   clip_config,
   config_of,
   decoder,
+  having,
   key_bounds,
+  lines_of,
   random_rows,
   said,
+  taken_by_others,
   text_encoder,
   versions,
 )
@@ -55,6 +60,9 @@ from pyramid_jax.train import dit, state  # noqa: E402
 from tests.attention import packings  # noqa: E402
 
 REPEATS = 10
+COMPILED = "/jax/core/compile/backend_compile_duration"
+MORE = 3  # calls in place of timed ones that compiled
+CACHE = pathlib.Path.home() / ".cache" / "pyramid_jax" / "compiled"
 CUT = 2048  # tokens of a row that are compared with the definition
 
 
@@ -73,13 +81,31 @@ def random_params(shapes, dtype: str | None = None, places=None):
 
 
 def seconds(run, repeats: int = REPEATS) -> dict[str, float]:
-  """Median, least and most of several calls, after one that compiles."""
+  """Median, least and most of several calls, after one that compiles.
+
+  A later one that compiles too does not count.
+
+  Raises:
+    RuntimeError: calls compile again and again.
+  """
+  compiled, taken, wasted = [], [], 0
+  listen = lambda name, *_, **more: name == COMPILED and compiled.append(more)
+  jax.monitoring.register_event_duration_secs_listener(listen)
   jax.block_until_ready(run())
-  taken = []
-  for _ in range(repeats):
+  while len(taken) < repeats:
+    compiled.clear()
     began = time.perf_counter()
     jax.block_until_ready(run())
-    taken.append(time.perf_counter() - began)
+    if not compiled:
+      taken.append(time.perf_counter() - began)
+      continue
+    wasted += 1
+    if wasted > MORE:
+      raise RuntimeError(
+        f"{wasted} of {wasted + len(taken)} calls to time compiled something "
+        f"({compiled[0]}), at most {MORE} may; give them arguments of the same "
+        "shapes, dtypes and places as the first."
+      )
   taken.sort()
   return {
     "seconds": taken[len(taken) // 2], "least": taken[0], "most": taken[-1]
@@ -262,14 +288,17 @@ def decode(config, latents: list) -> dict[str, float]:
   return seconds(run, 3)
 
 
+def identity() -> dict:
+  """Of all lines that this device and these versions give."""
+  device = jax.devices()[0]
+  about = versions() | {"runtime": device.client.platform_version}
+  return {"device": device.device_kind, "versions": about}
+
+
 def run(case: dict, tiny: bool) -> dict:
   """One case in this process."""
   device = jax.devices()[0]
-  line = {
-    "device": device.device_kind,
-    "versions": versions() | {"runtime": device.client.platform_version},
-    **case,
-  }
+  line = identity() | case | ({"tiny": True} if tiny else {})
   if case["part"] == "train":  # of a step that does not fit, too
     line |= estimate_or_why(config_of(case, tiny))
   try:
@@ -277,14 +306,24 @@ def run(case: dict, tiny: bool) -> dict:
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    line["out_of_memory"] = str(error).splitlines()[0][:200]
+    why = ""
+    if device.platform == "gpu":
+      chip = chips.of_kind(device.device_kind)
+      why = taken_by_others(device.memory_stats() or {}, chip)
+    reason = str(error).splitlines()[0][:200]
+    line |= {"failed": why} if why else {"out_of_memory": reason}
   memory = device.memory_stats() or {}
   line["peak_gib"] = memory.get("peak_bytes_in_use", float("nan")) / 2**30
   return line
 
 
 def run_or_compile(case: dict, tiny: bool, topology: str) -> dict:
-  """One case here, or compiled for a device that need not be there."""
+  """One case here, or compiled for a device that need not be there.
+
+  Of no case ({}), what the lines of all have in common.
+  """
+  if not case:
+    return identity()
   if not topology:
     return run(case, tiny)
   import accelerator_compile
@@ -292,11 +331,16 @@ def run_or_compile(case: dict, tiny: bool, topology: str) -> dict:
   return accelerator_compile.run(case, tiny, topology)
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
+  """The flags."""
   flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   flags.add_argument("parts", nargs="*", default=[], help=", ".join(PARTS))
   flags.add_argument("--tiny", action="store_true", help="small sizes")
   flags.add_argument("--case", type=json.loads, help="one case, as JSON")
+  flags.add_argument("--kept", type=pathlib.Path, help="file of lines so far")
+  flags.add_argument(
+    "--cache", type=pathlib.Path, default=CACHE, help="of compiled programs"
+  )
   flags.add_argument(
     "--compile", default="", metavar="TOPOLOGY",
     help="compile for one device of it, such as h100:1 or v5p:2x2x1",
@@ -304,20 +348,45 @@ def main() -> int:
   given = flags.parse_args()
   if unknown := set(given.parts) - set(PARTS):
     flags.error(f"{', '.join(unknown)}: there are {', '.join(PARTS)}.")
-  if given.case:
+  return given
+
+
+def main() -> int:
+  given = parse()
+  if given.case is not None:
     line = run_or_compile(given.case, given.tiny, given.compile)
     print(json.dumps(line), flush=True)
     return 0
+  environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ}
+  if not given.compile:
+    # a step that was compiled for its estimate is not compiled again, nor what
+    # was compiled for a case that was interrupted
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(given.cache)
+
+  def in_a_process(case: dict) -> tuple[int, str]:
+    command = [sys.executable, __file__, "--case", json.dumps(case)]
+    command += ["--tiny"] * given.tiny + [f"--compile={given.compile}"]
+    return children.run(command, environment)
+
+  known = lines_of(given.kept)
+  if known and given.compile:
+    known = having(known, compiled_for=given.compile, versions=versions())
+  elif known:
+    code, printed = in_a_process({})
+    if code:
+      return code
+    known = having(known, **json.loads(printed))
+  known = [x for x in known if x.get("tiny", False) == given.tiny]
   failed = 0
-  with tempfile.TemporaryDirectory() as cache:
-    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92", **os.environ}
-    if not given.compile:
-      # a step that was compiled for its estimate is not compiled again
-      environment["JAX_COMPILATION_CACHE_DIR"] = cache
-    for case in cases(given.parts or list(PARTS)):
-      command = [sys.executable, __file__, "--case", json.dumps(case)]
-      command += ["--tiny"] * given.tiny + [f"--compile={given.compile}"]
-      failed += subprocess.run(command, env=environment).returncode != 0
+  for case in cases(given.parts or list(PARTS)):
+    if having(known, **case):
+      continue
+    code, printed = in_a_process(case)
+    failed += code != 0
+    print(printed, end="", flush=True)
+    if given.kept and not code:
+      with given.kept.open("a") as file:
+        file.write(printed)
   return int(failed > 0)
 
 

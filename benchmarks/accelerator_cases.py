@@ -5,6 +5,8 @@ Nothing here opens a device.
 
 import dataclasses
 import importlib.metadata
+import json
+import os
 import pathlib
 
 import jax
@@ -197,6 +199,46 @@ def versions() -> dict[str, str]:
   if DRIVER.is_file():
     found["driver"] = DRIVER.read_text().splitlines()[0]
   return found
+
+
+def lines_of(path: pathlib.Path | None) -> list[dict]:
+  """The lines of a file; none if it is not there."""
+  if path is None or not path.exists():
+    return []
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def having(lines: list[dict], **settings) -> list[dict]:
+  """Those of these settings, without cases that failed."""
+  same = [x for x in lines if settings.items() <= x.items()]
+  return [x for x in same if "failed" not in x]
+
+
+ENOUGH = 0.9  # of the memory that is meant to be there
+
+
+def taken_by_others(memory: dict, chip: chips.Chip | None) -> str:
+  """How a GPU's memory was not all ours, by its `memory_stats()`; "" if it was.
+
+  XLA reserves its share at once, or what there is of it, unless it is told
+  otherwise by XLA_PYTHON_CLIENT_PREALLOCATE.
+  """
+  limit, pool = memory.get("bytes_limit", 0), memory.get("pool_bytes", 0)
+  at_once = os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "1").lower()
+  if at_once in ("true", "1") and 0 < pool < ENOUGH * limit:
+    return (
+      f"the device gave {pool / chips.GIB:.1f} of {limit / chips.GIB:.1f} GiB: "
+      "another process has the rest. End it (nvidia-smi names it), then run "
+      "this again."
+    )
+  share = chips.GPU_SHARE * chip.hbm if chip else 0
+  if 0 < limit < ENOUGH * share:
+    return (
+      f"JAX was allowed {limit / chips.GIB:.1f} GiB of the device, not "
+      f"{share / chips.GIB:.1f}. Unset XLA_PYTHON_CLIENT_MEM_FRACTION and "
+      "leave the device whole, then run this again."
+    )
+  return ""
 
 
 def said(compiled, guess) -> dict:

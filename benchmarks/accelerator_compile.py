@@ -128,5 +128,6 @@ def run(case: dict, tiny: bool, topology: str) -> dict:
     "compiled_for": topology,
     "versions": cases.versions(),
     **case,
+    **({"tiny": True} if tiny else {}),
     "programs": found,
   }

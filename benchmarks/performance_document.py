@@ -7,12 +7,14 @@ compile_attention.py and compile_modulation.py; of lines of the same, the last
 counts.
 """
 
-import json
 import pathlib
+import sys
 
-from accelerator_cases import PARTS, cases
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from pyramid_jax.cost import report
+from accelerator_cases import PARTS, cases, having, lines_of  # noqa: E402
+
+from pyramid_jax.cost import report  # noqa: E402
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGE, KEPT = DOCS / "performance.md", DOCS / "performance.jsonl"
@@ -28,7 +30,7 @@ TEXT = """# Performance on accelerators
 Made by `python benchmarks/performance_document.py` from the lines of
 
 ```
-python benchmarks/accelerator.py >> docs/performance.jsonl
+python benchmarks/accelerator.py --kept=docs/performance.jsonl
 ```
 
 on the device at hand: attention kernels beside the XLA form, with their errors
@@ -36,7 +38,7 @@ against float64; the training step of the 2 B MM-DiT on packed rows of 16,384
 tokens, for each remat policy and number of rows; a clip of 5 seconds at 384p
 and at 768p. FLOPs are those that the mathematics needs: of attention only the
 pairs that a query sees. Seconds are the median of ten, of a clip of three. The
-lines also have the least and the most, the versions and the driver.
+lines also have the least and the most.
 
 {aims}
 
@@ -84,21 +86,20 @@ every token would be 576 MiB a layer: they are not kept."""
 
 def kept() -> list[dict]:
   """The lines so far."""
-  if not KEPT.exists():
-    return []
-  return [json.loads(line) for line in KEPT.read_text().splitlines()]
+  return lines_of(KEPT)
 
 
 def page(lines: list[dict]) -> str:
   """The document."""
-  measured = [x for x in lines if "device" in x]
-  ahead = [x for x in lines if "programs" in x]
+  measured = [x for x in lines if "device" in x and "tiny" not in x]
+  ahead = [x for x in lines if "programs" in x and "tiny" not in x]
   devices = dict.fromkeys(x["device"] for x in measured)
   machines = dict.fromkeys(x["compiled_for"] for x in ahead)
   tables = []
   for device in devices or [None]:
     of_device = [x for x in measured if x["device"] == device]
     tables += [f"## {device}", ""] if device else ["## Figures", ""]
+    tables += [f"{x}\n" for x in told_versions(of_device)]
     tables += [part_table(part, of_device, ahead) + "\n" for part in PARTS]
   return TEXT.format(
     aims=AIMS,
@@ -120,6 +121,23 @@ def page(lines: list[dict]) -> str:
   )
 
 
+def told_versions(lines: list[dict]) -> list[str]:
+  """A sentence for each set of versions that lines were measured with."""
+  found = {}
+  for x in lines:
+    versions = x.get("versions", {})
+    said = ", ".join(
+      f"{name} {' '.join(version.split())}"
+      for name, version in versions.items()
+    )
+    found.setdefault(said, []).append(x["part"])
+  sentences = []
+  for said, parts in found.items():
+    which = ", ".join(dict.fromkeys(parts)) if len(found) > 1 else "All"
+    sentences.append(f"{which}: {said}." if said else f"{which}: not known.")
+  return sentences
+
+
 def part_table(part: str, measured: list[dict], ahead: list[dict]) -> str:
   """A row for each case of a part: compiled, measured."""
   head = {
@@ -139,9 +157,9 @@ def part_table(part: str, measured: list[dict], ahead: list[dict]) -> str:
 
 
 def last(lines: list[dict], case: dict) -> dict:
-  """The last line of a case; empty if there is none."""
-  same = [x for x in lines if case.items() <= x.items()]
-  return same[-1] if same else {}
+  """The last line of a case, one that failed if there is no other."""
+  failed = [x for x in lines if case.items() <= x.items()]
+  return [{}, *failed, *having(lines, **case)][-1]
 
 
 def roofline(programs: list[dict]) -> tuple[str, str]:
@@ -172,6 +190,8 @@ def taken(line: dict) -> str:
   """Measured seconds, or why there are none."""
   if "out_of_memory" in line:
     return "does not fit"
+  if "failed" in line:
+    return f"{NONE}: {line['failed']}"
   return f"{line['seconds']:.3g} s" if "seconds" in line else NONE
 
 

@@ -19,13 +19,13 @@ import json
 import os
 import pathlib
 import runpy
-import subprocess
 import sys
 import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import children  # noqa: E402
 import jax  # noqa: E402  the parent process asks for no device
 import numpy as np  # noqa: E402
 from accelerator import seconds  # noqa: E402
@@ -348,11 +348,11 @@ def main() -> int:
     if any(case.items() <= line.items() for line in kept):
       continue
     command = [sys.executable, *sys.argv, "--case", json.dumps(case)]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if result.returncode:
+    code, printed = children.run(command)
+    if code:
       failed += 1
       continue
-    *_, line = result.stdout.splitlines()  # a training says more
+    *_, line = printed.splitlines()  # a training says more
     print(line, flush=True)
     if asked.kept:
       keep(asked.kept, json.loads(line))

@@ -20,6 +20,7 @@
 #SBATCH --signal=TERM@300
 #SBATCH --requeue
 #SBATCH --exclusive
+#SBATCH --mem=0
 set -euo pipefail
 # By default JAX takes 75% of a GPU's memory; pyramid-plan counts on this much.
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"

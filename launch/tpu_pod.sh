@@ -11,13 +11,15 @@
 # installed there, into .venv, once:
 #   gcloud compute tpus tpu-vm ssh my-pod --zone=us-east5-a --worker=all \
 #     --command='source pyramid_jax/launch/install.sh data,text,train,tpu'
-# with Python 3.11 or newer. The workdir is on a disk that all hosts share.
-# --worker=all starts them; the hosts find each other. When a process or a host
-# has died, or SIGTERM has stopped the run, all are started anew after PAUSE
-# (60) seconds and continue, RESTARTS (100) times at most; this machine has to
-# stay on. The end of the training ends it, and so does exit code 2, which is
-# what a person has to mend, such as a wrong flag, a full disk or ten starts in
-# a row that brought no checkpoint (--max_starts).
+# with Python 3.11 or newer. For several hosts gcloud asks that this machine has
+# done `ssh-add ~/.ssh/google_compute_engine` before. The workdir is on a disk
+# that all hosts share. --worker=all starts them; the hosts find each other.
+# When a process or a host has died (a host that is silent for a minute has), or
+# SIGTERM has stopped the run, all are started anew after PAUSE (60) seconds and
+# continue, RESTARTS (100) times at most; this machine has to stay on. The end
+# of the training ends it, and so does exit code 2, which is what a person has
+# to mend, such as a wrong flag, a full disk or ten starts in a row that brought
+# no checkpoint (--max_starts).
 set -euo pipefail
 : "${TPU:?the name of the TPU VM}" "${ZONE:?its zone}"
 start="${COMMAND:-pyramid-train} --distributed"
@@ -36,7 +38,9 @@ trap 'exit 130' INT # also where gcloud ends in order
 for ((restarts = 0; ; restarts++)); do
   code=0
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all \
-    --command="$remote; exit \$code" | tee "$messages" || code=$?
+    --command="$remote; exit \$code" \
+    -- -o ServerAliveInterval=15 -o ServerAliveCountMax=4 |
+    tee "$messages" || code=$?
   if [ "$code" -eq 0 ]; then
     exit 0
   fi

@@ -12,7 +12,7 @@ import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from pyramid_jax.models.pure import Params, Pure
 from pyramid_jax.tensors import WEIGHTS
 
 TRAINED = "trained.json"  # config and meta of converted weights
+MARK = "commit_success.txt"  # of orbax, in each part that is whole
 # Bytes that each replica of an array writes at least, if they share the work.
 # Parts of a small array cost more than they save: each is a program to compile.
 SHARE = 2**20
@@ -74,6 +75,10 @@ class Checkpoints:
   def latest(self) -> int | None:
     """The newest step that was saved whole."""
     return self.manager.latest_step()
+
+  def look_again(self):
+    """Finds the steps that the disk shows by now."""
+    self.manager.reload()
 
   def save(
     self, step: int, items: Mapping[str, Any], config: Config, **meta: Any
@@ -156,7 +161,12 @@ class Checkpoints:
       self.manager.close()
 
   def restore(self, targets: Mapping[str, Any]) -> dict[str, Any]:
-    """The newest trees; `targets` has their shapes, dtypes and shardings."""
+    """The newest trees; `targets` has their shapes, dtypes and shardings.
+
+    Raises:
+      CheckpointError: a part of them is not there.
+    """
+    self._require_whole(targets)
     items = {k: ocp.args.StandardRestore(v) for k, v in targets.items()}
     restored = self.manager.restore(
       self.latest, args=ocp.args.Composite(**items)
@@ -164,11 +174,32 @@ class Checkpoints:
     return {k: restored[k] for k in targets}
 
   def meta(self) -> tuple[Config, dict[str, Any]]:
-    """The newest config, and what else was saved with it."""
+    """The newest config, and what else was saved with it; as `restore`."""
+    self._require_whole(["meta"])
     meta = self.manager.restore(
       self.latest, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
     )["meta"]
     return from_dict(Config, meta.pop("config")), meta
+
+  def _require_whole(self, items: Iterable[str]):
+    """Refuses a newest step that a copy, or another disk, has left in part.
+
+    To orbax a step is whole when its folder has its name, which a disk whose
+    renaming is not atomic may give too early.
+    """
+    step = self.folder / str(self.latest)
+    parts = {name: step / name for name in items}
+    marked = any(step.glob(f"*/{MARK}"))  # not by earlier versions of orbax
+    lacking = [
+      name if not path.is_dir() else f"{name}/{MARK}"
+      for name, path in parts.items()
+      if not path.is_dir() or (marked and not (path / MARK).is_file())
+    ]
+    if lacking:
+      raise CheckpointError(
+        f"{step} is not whole: it lacks {', '.join(lacking)}. Delete that "
+        "folder; then the checkpoint before it counts."
+      )
 
 
 def _bytes_of(items: Mapping[str, Any]) -> int:

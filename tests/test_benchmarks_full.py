@@ -202,7 +202,8 @@ def test_the_page_has_a_row_for_every_case_measured_or_not(monkeypatch):
   guess = {"seconds": 0.5, "serial_seconds": 0.75, "binds": "memory",
            "gib": 30.0, "fits": True}  # fmt: skip
   measured = {
-    "device": "NVIDIA H100 80GB HBM3", "versions": {"jax": "0.10.2"},
+    "device": "NVIDIA H100 80GB HBM3",
+    "versions": {"jax": "0.10.2", "runtime": "CUDA 12", "driver": "NVRM 580"},
     **every[3], "seconds": 0.625, "least": 0.6, "most": 0.7, "mfu": 0.42,
     "peak_gib": 33.0, "estimate": guess,
   }  # fmt: skip
@@ -210,6 +211,12 @@ def test_the_page_has_a_row_for_every_case_measured_or_not(monkeypatch):
   assert page.count("| not measured |") == len(every) - 1
   assert "0.625 s" in page and "42%" in page
   assert "0.5 to 0.75 s" in page and "memory" in page
+  under = page.split("## NVIDIA H100 80GB HBM3\n")[1]
+  assert under.startswith("\nAll: jax 0.10.2, runtime CUDA 12, driver NVRM 580")
+  page = document.page([measured, measured | {"failed": "memory is taken"}])
+  assert "0.625 s" in page
+  failed = {"device": "cpu", **every[3], "failed": "memory is taken"}
+  assert "| not measured: memory is taken |" in document.page([failed])
   refused = [
     {"device": "NVIDIA H100 80GB HBM3", **case, "out_of_memory": "64 GiB"}
     for case in every
@@ -217,6 +224,19 @@ def test_the_page_has_a_row_for_every_case_measured_or_not(monkeypatch):
   page = document.page(refused)
   assert "not measured" not in page
   assert page.count("| does not fit |") == len(every)
+
+
+def test_the_page_is_made_where_the_package_is_not_installed(tmp_path):
+  blocked = "import sys; sys.meta_path = [m for m in sys.meta_path if "
+  blocked += "'editable' not in str(m).lower()]; import runpy; "
+  blocked += "sys.argv = sys.argv[1:]; sys.path[0] = sys.argv[1]; "
+  blocked += "runpy.run_path(sys.argv[0])"
+  environment = {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONPATH"}
+  done = subprocess.run(
+    [sys.executable, "-c", blocked, SCRIPTS / "performance_document.py",
+     SCRIPTS], cwd=tmp_path, env=environment, capture_output=True, text=True,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
 
 
 def test_the_page_that_is_kept_is_the_one_that_is_made(monkeypatch):

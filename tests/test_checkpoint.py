@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import errno
 import os
+import re
 import shutil
 import threading
 
@@ -71,6 +72,40 @@ def test_a_checkpoint_that_a_crash_left_half_written_does_not_count(tmp_path):
   (half / "params").mkdir(parents=True)
   checkpoints = Checkpoints(tmp_path)
   assert checkpoints.latest == 1
+  checkpoints.close()
+
+
+@pytest.mark.parametrize(
+  "lost, told",
+  [
+    ("params", "params"),
+    ("params/commit_success.txt", "params/commit_success.txt"),
+    ("meta", "meta"),
+  ],
+)
+def test_a_step_that_was_copied_in_part_is_told(tmp_path, lost, told):
+  save(tmp_path, 5, 8)
+  step = tmp_path / "checkpoints" / "8"
+  (step / lost).rename(tmp_path / "lost")
+  target = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, ITEMS))
+  checkpoints = Checkpoints(tmp_path)
+  message = f"{step} is not whole: it lacks {told}. Delete that folder; then "
+  with pytest.raises(CheckpointError, match=re.escape(message)):
+    checkpoints.meta()
+    checkpoints.restore(target)
+  checkpoints.close()
+  shutil.rmtree(step)
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest == 5 and checkpoints.meta()[0] == CONFIG
+  checkpoints.close()
+
+
+def test_parts_without_marks_are_whole_as_earlier_versions_wrote_them(tmp_path):
+  save(tmp_path, 5)
+  for mark in (tmp_path / "checkpoints").rglob("commit_success.txt"):
+    mark.unlink()
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.meta()[0] == CONFIG
   checkpoints.close()
 
 

@@ -8,6 +8,9 @@ whole needs no mask.
 
 Legend: B rows, Q queries, R keys, N heads, K head dim, U blocks of queries,
 V blocks of keys. A kernel sees one row and head.
+
+Pallas is imported here: where the first program that is traced imports it, it
+adds to JAX's settings, and all that was traced before is compiled again.
 """
 
 import functools
@@ -15,6 +18,8 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
 
 from pyramid_jax.attention import blocks
 from pyramid_jax.attention.tiles import GPUTile, GPUTiles, for_platform
@@ -109,7 +114,6 @@ def _forward_kernel(
   *, block, scale,
 ):  # fmt: skip
   """One block of queries over the blocks of keys in its walk."""
-  plgpu = _library()
   q, start, end = q_ref[...], start_ref[...], end_ref[...]
 
   def step(j, carry, masked):
@@ -143,7 +147,6 @@ def _grad_query_kernel(
   v_ref, dq_ref, *, block, scale,
 ):  # fmt: skip
   """The gradient of one block of queries."""
-  plgpu = _library()
   q, grad, delta = q_ref[...], grad_ref[...], delta_ref[...]
   start, end = start_ref[...], end_ref[...]
   logsumexp = logsumexp_ref[...] * LOG2E
@@ -168,9 +171,6 @@ def _grad_key_kernel(
   delta_ref, dk_ref, dv_ref, *, block, scale,
 ):  # fmt: skip
   """The gradients of one block of keys and values."""
-  plgpu = _library()
-  from jax.experimental import pallas as pl
-
   k, v = k_ref[...], v_ref[...]
   _, place = _block(pl.program_id(0), k.shape[0])
 
@@ -205,8 +205,6 @@ def _walk(walk, step, carry):
 
 def _block(i, size: int):
   """A block's slice and the places of its tokens."""
-  from jax.experimental import pallas as pl
-
   return pl.ds(i * size, size), i * size + jnp.arange(size, dtype=jnp.int32)
 
 
@@ -261,8 +259,6 @@ def _call(kernel, name, tile, block, own, other, results, interpret):
     results: shapes of what it writes a block of.
     interpret: run without a GPU.
   """
-  from jax.experimental import pallas as pl
-
   walk, tokens = own[0], own[1]
   B, T, N, _ = tokens.shape
   steps = walk.shape[1] // (T // block)
@@ -276,7 +272,7 @@ def _call(kernel, name, tile, block, own, other, results, interpret):
     ],
     out_specs=[_spec(x, block) for x in results],
     out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in results],
-    compiler_params=_library().CompilerParams(
+    compiler_params=plgpu.CompilerParams(
       num_warps=tile.warps, num_stages=tile.stages
     ),
     interpret=interpret,
@@ -289,8 +285,6 @@ def _spec(x, block: int | None):
 
   x is [B, T, N, K], [B, N, T] or [B, T].
   """
-  from jax.experimental import pallas as pl
-
   size = block or x.shape[1 if x.ndim == 4 else -1]
   at = (lambda i: i) if block else (lambda i: 0)
   if x.ndim == 4:
@@ -299,10 +293,3 @@ def _spec(x, block: int | None):
   if x.ndim == 3:
     return pl.BlockSpec((None, None, size), lambda i, b, n: (b, n, at(i)))
   return pl.BlockSpec((None, size), lambda i, b, n: (b, at(i)))
-
-
-def _library():
-  """Pallas for Triton, imported when a kernel is wanted."""
-  from jax.experimental.pallas import triton
-
-  return triton

@@ -15,6 +15,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as splash,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_mask_info as library,
+)
 
 from pyramid_jax.attention import blocks
 from pyramid_jax.attention.tiles import TPUTiles, for_platform
@@ -38,7 +44,6 @@ def forward(
   Raises:
     ValueError: more keys than a range can name.
   """
-  splash, _ = _library()
   Q, R = q_BQNK.shape[1], k_BRNK.shape[1]
   check_length(R)
   tiles = _fitting(tiles or for_platform("tpu"), Q, R)
@@ -82,7 +87,6 @@ def backward(
   (The single kernel that splash attention also has needs R / tiles.key times
   the memory of q for partial sums.)
   """
-  splash, _ = _library()
   Q, R = q_BQNK.shape[1], k_BRNK.shape[1]
   tiles = _fitting(tiles or for_platform("tpu"), Q, R)
   q, k, v = _heads_first(q_BQNK, k_BRNK, v_BRNK, tiles)
@@ -134,16 +138,6 @@ def check_length(keys: int):
     )
 
 
-def _library():
-  """Splash attention, imported when a kernel is wanted."""
-  from jax.experimental.pallas.ops.tpu.splash_attention import (
-    splash_attention_kernel,
-    splash_attention_mask_info,
-  )
-
-  return splash_attention_kernel, splash_attention_mask_info
-
-
 def _sees(query, key):
   """The mask function: whether a key's place lies in the query's range."""
   return (key >= query >> 16) & (key < query & 0xFFFF)
@@ -151,7 +145,6 @@ def _sees(query, key):
 
 def _settings(interpret: bool) -> dict:
   """What all kernels are told alike."""
-  splash, _ = _library()
   return dict(
     mask_value=splash.DEFAULT_MASK_VALUE,
     is_mqa=False,
@@ -180,7 +173,6 @@ def _heads_first(q_BQNK, k_BRNK, v_BRNK, tiles: TPUTiles):
 
 def _visits(k_start_BQ, k_end_BQ, keys: int, tiles: TPUTiles, axis: int):
   """Splash attention's tables of each row; inner steps run along `axis`."""
-  _, library = _library()
   start, end = (
     blocks.pad_tokens(x, tiles.query) for x in (k_start_BQ, k_end_BQ)
   )

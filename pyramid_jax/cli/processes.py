@@ -19,6 +19,7 @@ from collections.abc import Callable
 from absl import flags
 from absl import logging as absl_logging
 
+from pyramid_jax.cli import streams
 from pyramid_jax.config import UserError
 
 F = flags.FLAGS
@@ -61,6 +62,8 @@ class MeetingError(UserError):
 def start(preemption: bool = True) -> None:
   """Meets the other processes, if there are any; before JAX finds devices.
 
+  What prints goes on from here when nobody reads it any more.
+
   Args:
     preemption: whether SIGTERM to one of them is told to all, see
       `jax.experimental.multihost_utils.reached_preemption_sync_point`; it then
@@ -70,6 +73,7 @@ def start(preemption: bool = True) -> None:
     UserError: flags that do not belong together, or nothing that tells of the
       others; a MeetingError if that does not answer.
   """
+  streams.outlive_readers()
   told = [F.coordinator, F.processes, F.process]
   if any(x is not None for x in told) and None in told:
     raise UserError(
@@ -147,9 +151,10 @@ def _keep_log(folder: pathlib.Path, process: int) -> None:
   for stream in (sys.stdout, sys.stderr):
     stream.flush()
     # what ends the process must not cut its log short: signals to its session,
-    # and those that a host that shuts down sends to all there is
+    # those that a host that shuts down sends to all there is, and that nobody
+    # reads what else tee writes; without SIGPIPE it goes on with the file
     copy = subprocess.Popen(
-      ["sh", "-c", 'trap "" TERM HUP INT; exec tee -a "$0"', str(path)],
+      ["sh", "-c", 'trap "" TERM HUP INT PIPE; exec tee -a "$0"', str(path)],
       stdin=subprocess.PIPE,
       stdout=stream.fileno(),
       start_new_session=True,

@@ -16,6 +16,8 @@ from pyramid_jax.cli import app, compilation, processes
 from pyramid_jax.cli import config as config_flag
 from pyramid_jax.config import Config, ConfigError, with_folders
 
+WRITTEN = ("workdir", "logs")  # what check_local wants a disk for
+
 F = flags.FLAGS
 for name in ("config", "compilation_cache", *processes.NAMES):
   flags.declare_key_flag(name)
@@ -66,14 +68,23 @@ def with_data(config: Config, paths: list[str]) -> Config:
 def check_local(**paths: str) -> None:
   """Refuses addresses in place of folders, which would become folders' names.
 
+  A checkpoint is whole when its folder is renamed, which gcsfuse does file by
+  file where a bucket has no folders of its own.
+
   Raises:
     ConfigError: names the flag.
   """
   for name, path in paths.items():
     if path and "://" in path:
+      remedy = "mount the bucket, as with gcsfuse"
+      if name in WRITTEN:
+        remedy = (
+          "give one on a disk that all hosts write and that renames folders "
+          "at once, such as Filestore or NFS, or mount a bucket with "
+          "hierarchical namespace"
+        )
       raise ConfigError(
-        f"--{name}={path} is no folder; mount the bucket, as with gcsfuse, and "
-        "name the place."
+        f"--{name}={path} is no folder; {remedy}, and name the place."
       )
 
 

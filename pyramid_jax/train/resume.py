@@ -148,34 +148,49 @@ def require_same_encoders(
 SEEN_WITHIN = 10  # seconds in which a shared disk shows a new file everywhere
 
 
+class LaggingDiskError(CheckpointError):
+  """A shared disk does not show all processes the same; later it may."""
+
+  exit_code = 3
+
+
 def require_same_everywhere(
   checkpoints: Checkpoints, plan: Mapping[str, Any] | None
 ):
   """Refuses to train where processes would begin with other weights or rows.
 
   Raises:
-    ConfigError, CheckpointError: on all of them, with what each sees.
+    ConfigError, CheckpointError: on all of them, with what each sees; a
+      LaggingDiskError where waiting may help.
   """
   if jax.process_count() > 1:
     _require_same_folder(checkpoints.folder)
-    _require_same_step(checkpoints.folder, checkpoints.latest)
+    _require_same_step(checkpoints)
     _require_same_plan(plan)
 
 
-def _require_same_step(folder: pathlib.Path, latest: int | None):
-  """Refuses processes that see other checkpoints, as of a disk that lags."""
-  mine = np.int64(-1 if latest is None else latest)
-  steps = multihost_utils.process_allgather(mine).tolist()
-  if len(set(steps)) > 1:
-    seen = ", ".join(
-      f"process {i} {'none' if step < 0 else f'step {step}'}"
-      for i, step in enumerate(steps)
-    )
-    raise CheckpointError(
-      f"the newest checkpoint in {folder} is for {seen}. All must see the same "
-      "files: wait until the disk shows them to all, then start the same "
-      "command again."
-    )
+def _require_same_step(checkpoints: Checkpoints):
+  """Waits until all processes see the same newest checkpoint."""
+  end = time.monotonic() + SEEN_WITHIN
+  while True:
+    latest, late = checkpoints.latest, time.monotonic() > end
+    mine = np.array([-1 if latest is None else latest, late], np.int32)
+    steps, late = np.transpose(multihost_utils.process_allgather(mine))
+    if len(set(steps.tolist())) == 1:
+      return
+    if late.any():  # so that all of them end here
+      break
+    time.sleep(0.2)
+    checkpoints.look_again()
+  seen = ", ".join(
+    f"process {i} {'none' if step < 0 else f'step {step}'}"
+    for i, step in enumerate(steps)
+  )
+  raise LaggingDiskError(
+    f"the newest checkpoint in {checkpoints.folder} is for {seen}, after "
+    f"{SEEN_WITHIN} s too. All must see the same files: wait until the disk "
+    "shows them to all, then start the same command again."
+  )
 
 
 def _require_same_plan(plan: Mapping[str, Any] | None):

@@ -1,6 +1,8 @@
 """The entry points of attention, on one device and on meshes."""
 
 import functools
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -74,3 +76,26 @@ def test_tokens_that_an_axis_does_not_divide_are_refused():
   row = parallel.Row(*[jnp.zeros((1, 42), jnp.int32)] * 4)
   with pytest.raises(ValueError, match="30 latent .*'sequence' of 4 .* 32"):
     parallel.lay_out(row, 12, 30, "sequence", 4)
+
+
+TRACED = """
+import sys
+import jax
+from pyramid_jax.attention import attend
+pallas = lambda: {name for name in sys.modules if "pallas" in name}
+before = pallas()
+x = jax.ShapeDtypeStruct((1, 256, 1, 64), "float32")
+end = jax.ShapeDtypeStruct((1, 256), "int32")
+loss = lambda *qkv_range: attend.attend(*qkv_range).sum()
+jax.jit(jax.grad(loss)).lower(x, x, x, end, end)
+print(before, pallas() - before)
+assert before and pallas() == before
+"""
+
+
+def test_tracing_attention_imports_none_of_pallas():
+  """It adds to what JAX compares: the second call would compile again."""
+  done = subprocess.run(
+    [sys.executable, "-c", TRACED], capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stdout + done.stderr

@@ -135,6 +135,34 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(store, whole, tmp_path):
   assert losses(tmp_path) == losses(whole)
 
 
+@pytest.mark.parametrize("logs", [False, True])
+def test_a_run_that_nobody_reads_any_more_saves_when_told_to_stop(
+  store, tmp_path, logs
+):
+  """As on a host that shuts down, where its ssh connection ends first."""
+  words = train(store, tmp_path) + [f"--logs={tmp_path}/logs"] * logs
+  with subprocess.Popen(
+    words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  ) as process:
+    try:
+      said = ""
+      while not said.startswith("step 3 "):
+        said = process.stdout.readline()
+        assert said, "ended first"
+      process.stdout.close()
+      process.send_signal(signal.SIGTERM)
+      assert process.wait(120) == 0
+    finally:  # a test that ran out of time leaves nothing behind
+      process.kill()
+  reached = max(losses(tmp_path))
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.latest == reached
+  checkpoints.close()
+  if logs:
+    log = (tmp_path / "logs" / "process_00000.log").read_text()
+    assert f"stopped and saved at step {reached}" in log
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
   return shapes_clips(tmp_path_factory.mktemp("clips"), 60)

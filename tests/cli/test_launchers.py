@@ -61,6 +61,23 @@ def test_every_launcher_starts_the_same_command_with_flags_that_it_has():
   assert flags_of(start) <= known and flags_of(start)
 
 
+def test_a_slice_has_a_node_pool_of_its_own():
+  """JobSet reads that of its own annotations or of a replicated job's."""
+  job = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
+  name = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+  assert job["metadata"]["annotations"] == {
+    name: "cloud.google.com/gke-nodepool"
+  }
+  (slices,) = job["spec"]["replicatedJobs"]
+  assert "metadata" not in slices["template"]["spec"]["template"]
+
+
+def test_slurm_gives_a_job_whole_nodes():
+  lines = (LAUNCH / "slurm.sh").read_text().splitlines()
+  # without --mem a job has the default memory of its cores
+  assert {"#SBATCH --exclusive", "#SBATCH --mem=0"} <= set(lines)
+
+
 def test_the_image_holds_what_its_container_is_started_with():
   job = yaml.safe_load((LAUNCH / "gke.yaml").read_text())
   job = job["spec"]["replicatedJobs"][0]["template"]["spec"]
@@ -130,8 +147,14 @@ def launched(tmp_path, script, stand_ins, **environment):
   )  # fmt: skip
 
 
-# of ssh to a host: what it is told to do
-REMOTE = 'cd; last="${*: -1}"; bash -c "${last#--command=}"'
+# of ssh to a host: what it is told to do, and what ssh is told after "--"
+REMOTE = """cd
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  case "$1" in --command=*) told="${1#--command=}" ;; esac
+  shift
+done
+echo "${*:2}" >~/ssh_options
+bash -c "$told\""""
 POD = {"TPU": "pod", "ZONE": "zone", "PAUSE": "0"}
 
 
@@ -155,6 +178,9 @@ def test_a_tpu_pods_hosts_find_what_is_installed_there(tmp_path, place):
     "--max_starts=10", "--config=a b.py",
   ]  # fmt: skip
   assert last.startswith("launch/tpu_pod.sh: exit code 0 on ")
+  # a host that dies closes no connection
+  options = (tmp_path / "ssh_options").read_text()
+  assert options == "-o ServerAliveInterval=15 -o ServerAliveCountMax=4\n"
 
 
 @pytest.mark.parametrize(

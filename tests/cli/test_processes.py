@@ -175,3 +175,46 @@ def test_a_log_has_the_last_line_when_its_process_ends(tmp_path, code):
   log = (tmp_path / "logs" / "process_00000.log").read_text()
   assert process.exitcode == code
   assert "printed" in log and "the reason" in log
+
+
+def print_to_nobody(folder, logs):
+  """A process whose output has a reader that goes."""
+  from absl import app
+  from tqdm import tqdm
+
+  from pyramid_jax.cli import processes
+
+  reader, writer = os.pipe()
+  os.set_inheritable(writer, True)
+  for number in (1, 2):
+    os.dup2(writer, number)
+  os.close(writer)
+
+  def main(_):
+    processes.start()
+    os.close(reader)
+    for line in ("one", "two"):
+      print(line, flush=True)
+      print(f"{line} of errors", file=sys.stderr)
+      processes.log.warning("%s logged", line)
+      tqdm.write(line)
+    with tqdm(total=2, disable=False) as bar:
+      bar.update()
+    (folder / "went_on").touch()
+
+  app.run(main, argv=["pyramid-train", *([f"--logs={folder}"] if logs else [])])
+
+
+@pytest.mark.parametrize("logs", [False, True])
+def test_what_prints_goes_on_when_nobody_reads_it(tmp_path, logs):
+  """As on a host that shuts down, where its ssh connection ends first."""
+  process = SERVER.Process(target=print_to_nobody, args=(tmp_path, logs))
+  process.start()
+  process.join(60)
+  assert (tmp_path / "went_on").exists()
+  assert process.exitcode == 0
+  if logs:
+    log = (tmp_path / "process_00000.log").read_text()
+    for line in ("one", "two"):
+      assert log.count(f"{line}\n") == 2
+      assert f"{line} of errors\n" in log and f"{line} logged" in log

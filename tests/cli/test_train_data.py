@@ -41,3 +41,18 @@ def test_an_address_is_no_folder():
   check_local(workdir="/runs/a", logs=None)
   with pytest.raises(ConfigError, match="--workdir=gs://b/run is no folder"):
     check_local(workdir="gs://b/run")
+
+
+@pytest.mark.parametrize(
+  "flag, remedy",
+  [
+    ("workdir", "Filestore or NFS, or mount a bucket with hierarchical names"),
+    ("logs", "Filestore or NFS"),
+    ("data", "mount the bucket, as with gcsfuse, and name the place"),
+    ("config.train.init", "as with gcsfuse"),
+  ],
+)
+def test_what_is_written_wants_a_disk_that_renames_at_once(flag, remedy):
+  with pytest.raises(ConfigError, match=remedy) as told:
+    check_local(**{flag: "gs://b/run"})
+  assert ("gcsfuse" in str(told.value)) == ("gcsfuse" in remedy)

@@ -101,6 +101,39 @@ ENTRY %main (s: bf16[9,64,8], t: f32[9,64,8], i: s32[]) -> f32[9,64,8] {
   assert module.traffic() == read + written + 4
 
 
+def test_a_fusion_that_runs_beside_others_moves_what_it_reads_and_writes():
+  # as XLA of JAX 0.12 writes them: what goes in, what comes out, a signal
+  part, whole = "bf16[1,64,8]{2,1,0}", "bf16[9,64,8]{2,1,0}"
+  one = f"(({whole}, s32[]), {part}, u32[])"
+  other = f"(({whole}, s32[], {part}), {whole}, u32[])"
+  text = """
+%take (p: bf16[9,64,8], i: s32[]) -> bf16[1,64,8] {
+  %p = bf16[9,64,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %part = bf16[1,64,8]{2,1,0} dynamic-slice(%p, %i), sizes={1,64,8}
+}
+%put (q: bf16[9,64,8], i: s32[], x: bf16[1,64,8]) -> bf16[9,64,8] {
+  %q = bf16[9,64,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %x = bf16[1,64,8]{2,1,0} parameter(2)
+  ROOT %all = bf16[9,64,8]{2,1,0} dynamic-update-slice(%q, %x, %i)
+}
+ENTRY %main (w: bf16[9,64,8], i: s32[]) -> bf16[9,64,8] {
+  %w = bf16[9,64,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %begun = ONE fusion-start(%w, %i), kind=kLoop, calls=%take
+  %y = bf16[1,64,8]{2,1,0} fusion-done(%begun)
+  %last = OTHER fusion-start(%w, %i, %y), kind=kLoop, calls=%put
+  ROOT %z = bf16[9,64,8]{2,1,0} fusion-done(%last)
+}
+"""
+  module = hlo.Module(text.replace("ONE", one).replace("OTHER", other))
+  layer, number = 64 * 8 * 2, 4
+  assert module.traffic() == 2 * (2 * layer + number)
+  ((size, shape, _),) = module.largest()[:1]
+  assert (size, shape) == (9 * layer, "bf16[9,64,8]")
+
+
 @pytest.mark.parametrize(
   "text, found",
   [

@@ -14,8 +14,8 @@ import pytest
 
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
-from pyramid_jax.config import ConfigError, Period
-from pyramid_jax.train import loop, resume, starts
+from pyramid_jax.config import Period
+from pyramid_jax.train import loop, starts
 from pyramid_jax.train.dit_task import make_task
 from tests.data import random_store
 from tests.train import small_run
@@ -294,64 +294,6 @@ def test_errors_of_one_process_are_not_taken_for_a_lost_one(monkeypatch):
   assert error_after(memory) is loop.OutOfMemoryError
   for text in ("INVALID_ARGUMENT: shapes", "UNIMPLEMENTED: float8"):
     assert error_after(text) is own
-
-
-def test_processes_that_see_other_data_are_told(monkeypatch):
-  plan = {"clips to train on": "24 (ab)", "clips held out": "6 (cd)"}
-
-  def gather(*others):
-    """Of three processes, two of which see `others`."""
-    return lambda mine: np.stack([mine, *(mine ^ x for x in others)])
-
-  monkeypatch.setattr(resume.multihost_utils, "process_allgather", gather(0, 0))
-  resume._require_same_plan(plan)
-  monkeypatch.setattr(resume.multihost_utils, "process_allgather", gather(0, 1))
-  with pytest.raises(
-    ConfigError,
-    match=r"of 3 processes 2 see other data than process 0; process 0 sees "
-    r"clips to train on: 24 \(ab\); clips held out: 6 \(cd\)\. Let all",
-  ):
-    resume._require_same_plan(plan)
-
-
-def test_processes_that_see_other_checkpoints_are_told(monkeypatch, tmp_path):
-  def see(others):
-    gather = lambda mine: np.array([mine, *others])
-    monkeypatch.setattr(resume.multihost_utils, "process_allgather", gather)
-
-  see([4, 4])
-  resume._require_same_step(tmp_path, 4)
-  see([3, -1])
-  with pytest.raises(
-    CheckpointError, match="process 0 step 4, process 1 step 3, process 2 none"
-  ):
-    resume._require_same_step(tmp_path, 4)
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_workdir_of_each_hosts_own_is_told(monkeypatch, tmp_path, shared):
-  """Process 1 looks for what process 0 has put there."""
-  number, seen = 7, []
-  probe = tmp_path / f".seen_by_all_{number}"
-
-  def gather(mine):
-    seen.append(int(mine))
-    return np.array([1, mine])
-
-  utils = resume.multihost_utils
-  monkeypatch.setattr(resume, "SEEN_WITHIN", 0.1)
-  monkeypatch.setattr(jax, "process_index", lambda: 1)
-  monkeypatch.setattr(utils, "broadcast_one_to_all", lambda x: np.int32(number))
-  monkeypatch.setattr(
-    utils, "sync_global_devices", lambda name: shared and probe.touch()
-  )
-  monkeypatch.setattr(utils, "process_allgather", gather)
-  if shared:
-    resume._require_same_folder(tmp_path / "checkpoints")
-  else:
-    with pytest.raises(CheckpointError, match="is not that of 1; --workdir"):
-      resume._require_same_folder(tmp_path / "checkpoints")
-  assert seen == [shared]
 
 
 def test_another_optimizer_is_refused_by_name(store, whole):
