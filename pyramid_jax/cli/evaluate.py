@@ -38,6 +38,10 @@ flags.DEFINE_integer(
 )  # fmt: skip
 flags.DEFINE_integer("seed", 0, "Clip i draws from (seed, i).")
 flags.DEFINE_integer("batch", 8, "Clips generated together.", lower_bound=1)
+flags.DEFINE_integer(
+  "workers", 0, "Processes that read clips; 0: one for each core.",
+  lower_bound=0,
+)  # fmt: skip
 
 
 def main():
@@ -49,7 +53,8 @@ def main():
   app.require("out", *([] if F.clips else [needs]))
   if not F.workdir:
     sampler_flags.refuse("prompts", "seed", *(["n"] if F.clips else []))
-  from pyramid_jax.evals import shapes_run
+  from pyramid_jax.data import workers
+  from pyramid_jax.evals import shapes_files, shapes_run
   from pyramid_jax.evals.shapes_score import Seen
   from pyramid_jax.generate import export
 
@@ -73,7 +78,9 @@ def main():
     paths, questions, settings = generate(dataset, out)
   seen = dataset.seen if dataset else Seen()
   trained = dataset.frames if dataset else None
-  records = shapes_run.score_files(paths, seen, trained, F.given, questions)
+  records = shapes_files.score_files(
+    paths, seen, trained, F.given, questions, F.workers or workers.cores()
+  )
   frames_of = lambda i: export.read_mp4(paths[i])[0]
   print(shapes_run.report(out, frames_of, settings, records))
 

@@ -25,13 +25,17 @@ flags.DEFINE_enum(
   "text_kind", "sd3", ["sd3", "flux"], "Of the text encoders: sd3 or flux."
 )
 flags.DEFINE_float("two_objects", 0.0, "Share of clips with two objects.")
+flags.DEFINE_integer(
+  "workers", 0, "Processes that draw; 0: one for each core. The clips are the "
+  "same.", lower_bound=0,
+)  # fmt: skip
 
 
 def main():
   """Writes what is not there yet."""
   app.require("out", "text")
   from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
-  from pyramid_jax.data import shapes_store
+  from pyramid_jax.data import shapes_store, workers
 
   settings = shapes_store.ShapesConfig(
     clips=F.clips,
@@ -42,7 +46,7 @@ def main():
     width=F.size,
     two_objects=F.two_objects,
   )
-  folder = shapes_store.write(F.out, settings)
+  folder = shapes_store.write(F.out, settings, F.workers or workers.cores())
   if not pathlib.Path(F.text).exists():
     captions = shapes_store.Stored(folder).captions()
     write_tiny_text_encoders(F.text, captions, seed=F.seed, kind=F.text_kind)

@@ -79,7 +79,7 @@ class ShapeSource:
     self.images = np.zeros(count, bool)
 
   def read(self, i: int, start: int, phase: Phase, crop: Crop) -> np.ndarray:
-    frames = self.stored[i].video[start : start + phase.frames]
+    frames = self.stored.frames(i, start, start + phase.frames)
     return _resize(frames, (phase.height, phase.width), crop)
 
 

@@ -5,9 +5,6 @@ stopped, on any number of processes. Each process loads the rows that its
 devices hold; rows that several processes need, each of them loads.
 """
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +12,7 @@ import grain
 from absl import flags
 
 from pyramid_jax.config import ConfigError, LatentDataConfig
-from pyramid_jax.data import latent_record
+from pyramid_jax.data import latent_record, workers
 from pyramid_jax.data.curriculum import Curriculum
 from pyramid_jax.data.latents import LatentStore
 from pyramid_jax.data.packing import Planner
@@ -118,15 +115,15 @@ def batches(
   return Batches(load_ahead(dataset, config.workers), start_row, config.rows)
 
 
-def load_ahead(dataset: grain.MapDataset, workers: int) -> grain.IterDataset:
-  """Loads in order, ahead of use: by threads, or by `workers` processes."""
+def load_ahead(dataset: grain.MapDataset, processes: int) -> grain.IterDataset:
+  """Loads in order, ahead of use: by threads, or by so many processes."""
   loaded = dataset.to_iter_dataset(READ)
-  if not workers:
+  if not processes:
     return loaded
   if not flags.FLAGS.is_parsed():  # grain reads flags in its workers
     flags.FLAGS.mark_as_parsed()
   return loaded.mp_prefetch(
-    grain.MultiprocessingOptions(num_workers=workers),
+    grain.MultiprocessingOptions(num_workers=processes),
     worker_init_fn=_start_worker,
   )
 
@@ -166,9 +163,4 @@ def _start_worker(index: int, count: int) -> None:
   """A loader process must not outlive a killed run, nor wait for itself."""
   del index, count
   latent_record.fields(b"")
-
-  def watch():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
+  workers.end_with_parent()

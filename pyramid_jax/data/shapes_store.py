@@ -6,11 +6,11 @@ settings that it was written with.
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import pathlib
 import shutil
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from pyramid_jax.config import ConfigError, differences, from_dict
-from pyramid_jax.data import shapes
+from pyramid_jax.data import shapes, shapes_record, workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +44,15 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
   # package (importlib_resources) that it does not install
   code_path = None
 
-  def __init__(self, *, settings: ShapesConfig = ShapesConfig(), **kwargs):
+  def __init__(
+    self,
+    *,
+    settings: ShapesConfig = ShapesConfig(),
+    processes: int = 1,
+    **kwargs,
+  ):
     self.settings = settings  # `_info` and the splits read it
+    self.processes = processes
     super().__init__(file_format="array_record", **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -78,28 +85,25 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
     }
 
   def _generate_examples(self, split: str, count: int) -> Iterator:
-    c = self.settings
-    bar = tqdm.trange(count, desc=f"shapes {split}", unit="clip", disable=None)
-    for i in bar:
-      clip = shapes.render(
-        i, c.seed, c.frames, c.height, c.width, split, c.two_objects
-      )
-      yield (
-        i,
-        {
-          "id": clip.id,
-          "caption": clip.caption,
-          "attributes": json.dumps(clip.attributes),
-          "video": zlib.compress(clip.video.tobytes(), level=3),
-          "frames": c.frames,
-          "height": c.height,
-          "width": c.width,
-        },
-      )
+    c = dataclasses.asdict(self.settings)
+    del c["clips"], c["heldout"], c["renderer"]
+    draw = functools.partial(shapes_record.draw, split=split, **c)
+    drawn = tqdm.tqdm(
+      workers.in_order(draw, range(count), self.processes),
+      f"shapes {split}",
+      count,
+      unit="clip",
+      disable=None,
+    )
+    yield from enumerate(drawn)
 
 
-def write(folder: str | pathlib.Path, settings: ShapesConfig) -> pathlib.Path:
+def write(
+  folder: str | pathlib.Path, settings: ShapesConfig, processes: int = 1
+) -> pathlib.Path:
   """Renders a dataset into `folder`, or keeps the equal one that is there.
+
+  The clips are the same whatever the number of processes that draw.
 
   Raises:
     ConfigError: the folder holds something else, or a setting is out of range.
@@ -121,7 +125,7 @@ def write(folder: str | pathlib.Path, settings: ShapesConfig) -> pathlib.Path:
     return folder
   partial = folder.parent / f".{folder.name}.partial"
   shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-  builder = Shapes(settings=settings, data_dir=partial)
+  builder = Shapes(settings=settings, processes=processes, data_dir=partial)
   # its bars count examples a second time; without the second line it would ask
   # a public bucket for a dataset of this name
   tfds.disable_progress_bar()
@@ -168,11 +172,13 @@ class Stored:
     if not 0 <= index < len(self):
       raise IndexError(f"clip {index} of {len(self)}")
     record = self.records[index]
-    shape = (record["frames"], record["height"], record["width"], 3)
-    video = np.frombuffer(zlib.decompress(record["video"]), np.uint8)
     return shapes.Example(
       record["id"].decode(),
       record["caption"].decode(),
       json.loads(record["attributes"]),
-      video.reshape(shape),
+      shapes_record.inflate(record),
     )
+
+  def frames(self, index: int, start: int, stop: int) -> np.ndarray:
+    """Frames of a clip, uint8 [T, H, W, 3]; a prefix of it is unpacked."""
+    return shapes_record.inflate_part(self.records[index], start, stop)

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,58 @@ def markdown(found: dict[str, Any], n: int) -> str:
         f"| {w['color change']:.1f} | {w['shape change']:.3f} |"
       )
   return "\n".join(lines)
+
+
+def short(rate: Rate) -> str:
+  """A rate and its interval, rounded once, as documents have them."""
+  if not rate.n:
+    return "-"
+  low, high = (f"{100 * x:.0f}" for x in rate.interval)
+  return f"{rate.hits / rate.n:.1%} ({low} to {high})"
+
+
+def rate_of(stored: Mapping[str, Any]) -> Rate:
+  """A rate of results.json."""
+  return Rate(stored["hits"], stored["n"])
+
+
+def side_by_side(found: Mapping[str, Mapping[str, Any]]) -> str:
+  """Sets of clips as columns of a table.
+
+  Args:
+    found: by name, the summary of each as results.json has it.
+  """
+  rates = {name: _rows(summary) for name, summary in found.items()}
+  heads = [
+    f"{rate_of(summary['all correct']).n} {name}"
+    for name, summary in found.items()
+  ]
+  lines = [f"| | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+  for row in dict.fromkeys(row for rows in rates.values() for row in rows):
+    cells = [short(rows.get(row, Rate(0, 0))) for rows in rates.values()]
+    lines.append(f"| {row} | {' | '.join(cells)} |")
+  return "\n".join(lines)
+
+
+def _rows(summary: Mapping[str, Any]) -> dict[str, Rate]:
+  """What `side_by_side` has of a summary."""
+  pairs = {"seen pairs": [], "unseen pairs": []}
+  for name, rate in summary["classes"].items():
+    kind, _, value = name.partition(": ")
+    if kind == "combination":
+      unseen = value.startswith("unseen")
+      pairs["unseen pairs" if unseen else "seen pairs"].append(rate_of(rate))
+  whole = ("all correct", "all correct throughout")
+  return {
+    **{name: rate_of(x) for name, x in summary["attributes"].items()},
+    **{name: rate_of(summary[name]) for name in whole},
+    **{
+      f"all correct, {name}": Rate(
+        sum(rate.hits for rate in rates), sum(rate.n for rate in rates)
+      )
+      for name, rates in pairs.items()
+    },
+  }
 
 
 def write_sheet(

@@ -11,9 +11,10 @@ from tqdm import tqdm, trange
 
 from pyramid_jax import checkpoint
 from pyramid_jax.config import ConfigError, GenerateConfig
-from pyramid_jax.data import shapes, video
+from pyramid_jax.data import shapes
 from pyramid_jax.data.shapes_store import Stored
 from pyramid_jax.evals import shapes_report
+from pyramid_jax.evals.shapes_files import check_rate
 from pyramid_jax.evals.shapes_score import Seen, check_length, score
 from pyramid_jax.generate import benchmark, clips, export
 from pyramid_jax.generate.clips import Request
@@ -163,7 +164,7 @@ def generate_missing(
   for question in questions:
     check_length(question.prompt, options.frames, given)
   if options.frames > 1:
-    _check_rate("the model", options.fps)
+    check_rate("the model", options.fps)
   requests = [
     Request(q.prompt, path, q.truth[:given] if given else None, number=i)
     for i, (q, path) in enumerate(zip(questions, paths, strict=True))
@@ -222,71 +223,6 @@ def _check_given(questions, given, options):
       raise ConfigError(
         f"given {given} is more than a clip has: {len(q.truth)}."
       )
-
-
-def score_files(
-  paths: Sequence[pathlib.Path],
-  seen: Seen,
-  trained: int | None,
-  given: int = 0,
-  questions: Sequence[Question] | None = None,
-) -> list[dict[str, Any]]:
-  """Reads clips and compares them with their prompts; see `score`.
-
-  The prompt of a file is in it. `trained` None is each clip's own length.
-
-  Raises:
-    ConfigError: no clips, one that is damaged, not whole, without a prompt or
-      of another rate than the dataset's, one of another prompt than its
-      question's, one without a question that is shorter than the `trained`
-      frames, or one that cannot be scored.
-  """
-  if not paths:
-    raise ConfigError("there are no mp4 files to score.")
-  records = []
-  for i, path in enumerate(tqdm(paths, "read", unit="clip", disable=None)):
-    frames, made = export.read_mp4(path)
-    if "prompt" not in made:
-      raise ConfigError(
-        f"{path} does not say its prompt; clips of pyramid-generate do."
-      )
-    if questions and made["prompt"] != questions[i].prompt:
-      raise ConfigError(
-        f"{path} shows {made['prompt']!r}, not {questions[i].prompt!r}; choose "
-        "another --out."
-      )
-    if made.get("frames", len(frames)) != len(frames):
-      raise ConfigError(
-        f"{path} has {len(frames)} frames, it should have {made['frames']}; "
-        "remove it and make it again."
-      )
-    if len(frames) > 1:
-      _check_pace(path, len(frames), None if questions else trained)
-    try:
-      record = score(made["prompt"], frames, trained or len(frames), given)
-    except ConfigError as error:
-      raise ConfigError(f"{path}: {error}") from error
-    combination = seen.combination(made["prompt"])
-    records.append({"clip": path.name, "combination": combination, **record})
-  return records
-
-
-def _check_pace(path: pathlib.Path, frames: int, trained: int | None):
-  """Refuses a clip in which the speeds of captions do not hold."""
-  _check_rate(path, video.read_format(path).fps)
-  if trained and frames < trained:
-    raise ConfigError(
-      f"{path} has {frames} frames, fewer than the {trained} that captions of "
-      f"this dataset speak of; make it again with --frames={trained}."
-    )
-
-
-def _check_rate(what: pathlib.Path | str, fps: float):
-  if fps != shapes.FPS:
-    raise ConfigError(
-      f"{what} has {fps:g} frames a second; captions name speeds at "
-      f"{shapes.FPS}: make it again at that rate."
-    )
 
 
 def score_truth(

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
 import secrets
@@ -373,12 +374,18 @@ def read_manifest(out: str | os.PathLike) -> dict[str, Any]:
 def _is_manifest(made: Any) -> bool:
   """Whether it has what is read of one."""
   text = lambda found, key: isinstance(found.get(key), str)
+  # true and false are no numbers here; NaN is below nothing
+  number = lambda key, *kinds: (
+    type(made.get(key)) in kinds and 0 < made[key] < math.inf
+  )
   return (
     isinstance(made, dict)
     and text(made, "benchmark")
     and made["benchmark"] in BENCHMARKS
-    and {"fps", "frames", "height", "width"} <= made.keys()
+    and number("fps", int, float)
+    and all(number(key, int) for key in ("frames", "height", "width"))
     and isinstance(made.get("clips"), list)
+    and bool(made["clips"])
     and all(
       isinstance(clip, dict) and text(clip, "file") and text(clip, "prompt")
       for clip in made["clips"]

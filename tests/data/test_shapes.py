@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyramid_jax.config import ConfigError
-from pyramid_jax.data import shapes
+from pyramid_jax.data import shapes, workers
 from pyramid_jax.data.shapes_store import ShapesConfig, Stored, write
 
 CLIPS = [shapes.render(i, seed=3, frames=9) for i in range(60)]
@@ -172,6 +172,28 @@ def test_a_stored_clip_is_the_rendered_one(folder):
       np.testing.assert_array_equal(clip.video, truth.video)
       assert clip.caption == truth.caption and clip.id == truth.id
       assert clip.attributes == json.loads(json.dumps(truth.attributes))
+
+
+@pytest.mark.parametrize("start, stop", [(0, 9), (0, 1), (3, 4), (8, 9)])
+def test_some_frames_of_a_stored_clip_are_those_of_the_whole(
+  folder, start, stop
+):
+  stored = Stored(folder)
+  np.testing.assert_array_equal(
+    stored.frames(1, start, stop), stored[1].video[start:stop]
+  )
+
+
+def test_clips_are_the_same_whatever_the_number_of_processes(tmp_path):
+  settings = ShapesConfig(clips=2 * workers.LEAST, heldout=1, frames=9)
+  one, two = (
+    Stored(write(tmp_path / str(n), settings, processes=n)) for n in (1, 2)
+  )
+  assert len(one) == len(two) == 2 * workers.LEAST
+  # deflated bytes, captions and all
+  assert [one.records[i] for i in range(len(one))] == [
+    two.records[i] for i in range(len(two))
+  ]
 
 
 def test_an_equal_dataset_is_kept_and_another_is_refused(folder):

@@ -9,10 +9,11 @@ import PIL.Image
 import pytest
 
 from pyramid_jax.config import ConfigError, GenerateConfig
-from pyramid_jax.data import shapes
+from pyramid_jax.data import shapes, workers
 from pyramid_jax.data.shapes_store import ShapesConfig, write
 from pyramid_jax.evals import shapes_report, shapes_run
-from pyramid_jax.evals.shapes_run import Question, begin, score_files
+from pyramid_jax.evals.shapes_files import score_files
+from pyramid_jax.evals.shapes_run import Question, begin
 from pyramid_jax.evals.shapes_score import Seen, summary
 from pyramid_jax.generate import clips, export
 from tests.commands import refused, run
@@ -177,6 +178,19 @@ def test_files_that_cannot_be_scored_are_told(tmp_path):
     one()
   with pytest.raises(ConfigError, match="no mp4 files"):
     score_files([], Seen(), 9)
+
+
+def test_readings_are_the_same_whatever_the_number_of_processes(tmp_path):
+  count = 2 * workers.LEAST
+  paths = [tmp_path / f"{i:02d}.mp4" for i in range(count)]
+  for path in paths:
+    clip = HELDOUT[int(path.stem) % len(HELDOUT)]
+    save(path, clip.video, prompt=clip.caption, frames=9)
+  score = lambda **more: score_files(paths, Seen(), 9, **more)
+  one, two = score(), score(processes=2)
+  assert [record["clip"] for record in two] == [path.name for path in paths]
+  # as text, in which what is not known equals itself
+  assert json.dumps(one) == json.dumps(two)
 
 
 def test_continuations_tell_how_much_they_change_what_was_given(dataset):

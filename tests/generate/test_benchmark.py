@@ -158,6 +158,30 @@ def test_a_folder_is_continued_with_the_same_prompts_and_settings(tmp_path):
     benchmark.read_manifest(out)
 
 
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"clips": []}, {"clips": [{"file": "a.mp4"}]}, {"fps": "24"},
+    {"fps": float("nan")}, {"fps": float("inf")}, {"fps": 0},
+    {"frames": "121"}, {"frames": True}, {"frames": 1.5}, {"height": None},
+    {"width": -16}, {"benchmark": "other"},
+  ],
+)  # fmt: skip
+def test_a_file_without_clips_or_numbers_is_none_of_a_benchmark(
+  tmp_path, change
+):
+  (tmp_path / "p.txt").write_text("a cat\n")
+  out = tmp_path / "out"
+  clips = make_clips("vbench", tmp_path / "p.txt", out)
+  settings = dict(seed=3, fps=24.0, frames=121, height=16, width=16)
+  benchmark.keep_manifest(out, "vbench", clips, settings)
+  path = benchmark.manifest_path(out)
+  made = benchmark.read_manifest(out)
+  path.write_text(json.dumps({**made, **change}))
+  with pytest.raises(ConfigError, match="keep it elsewhere"):
+    benchmark.read_manifest(out)
+
+
 def test_a_benchmark_has_true_24_frames_a_second():
   benchmark.check_fps(24.0, "run")
   for fps in (8.0, 23.976, 25.0):
