@@ -181,13 +181,33 @@ def test_a_store_of_other_clips_is_not_touched(tmp_path, clips, workdirs):
   shutil.copytree(workdirs.latents, tmp_path / "store")
   before = {p: p.read_bytes() for p in (tmp_path / "store").iterdir()}
   refused(
-    r"store holds a store made with other inputs or settings: ids .* another ",
+    r"store holds a store made with other inputs or settings: other inputs "
+    r"\(\d+ -> 1\)",
     *encode(
       tmp_path, clips, SMALL, workdirs.vae,
       f"config.text.path={workdirs.text}",
     ),
   )  # fmt: skip
   assert {p: p.read_bytes() for p in (tmp_path / "store").iterdir()} == before
+
+
+def test_latents_are_not_written_among_other_files(tmp_path, clips, workdirs):
+  """Which would be unusable from then on."""
+  before = {p: p.read_bytes() for p in clips.iterdir()}
+  text = f"config.text.path={workdirs.text}"
+  for out in (clips, clips / "latents"):
+    refused(
+      r"^--out=.* is (in )?the folder of --videos=.*; name another one",
+      "encode", SMALL, f"videos={clips}", f"vae={workdirs.vae}",
+      f"out={out}", text,
+    )  # fmt: skip
+  refused(
+    r"holds other files \(.*\); choose a new or empty folder",
+    "encode", SMALL, f"videos={clips}", f"vae={workdirs.vae}",
+    f"out={workdirs.vae}", text,
+  )  # fmt: skip
+  assert {p: p.read_bytes() for p in clips.iterdir()} == before
+  assert not (workdirs.vae / "writing.json").exists()
 
 
 def test_clips_that_change_on_the_way_are_told_of(tmp_path, clips, workdirs):
