@@ -7,6 +7,7 @@ devices hold; rows that several processes need, each of them loads.
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -163,7 +164,11 @@ class _Ahead:
 
 
 def _start_worker(index: int, count: int) -> None:
-  """A loader process must not outlive a killed run, nor wait for itself."""
+  """A loader process must not outlive a killed run, nor wait for itself.
+
+  Ctrl-C goes to it as well; it is the run that ends then, after a last step.
+  """
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   del index, count
   latent_record.fields(b"")
 
