@@ -90,7 +90,7 @@ def main():
 
 def run():
   """Entry point."""
-  app.run(main, config_flag.check)
+  app.run(main, config_flag.check, continues=lambda: not F.inspect)
 
 
 if __name__ == "__main__":

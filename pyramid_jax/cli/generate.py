@@ -8,7 +8,8 @@
     --prompts=VBench_full_info.json --out=vbench
 
 Everything else is read from the checkpoint; flags change it. An mp4 is written
-while its frames are generated, and carries its prompt, seed and settings.
+while its frames are generated, and carries its prompt, seed and settings. Run
+again, --benchmark makes the clips that are missing; without it all are made.
 """
 
 import pathlib
@@ -90,7 +91,7 @@ def main():
 
 def run():
   """Entry point."""
-  app.run(main)
+  app.run(main, continues=lambda: bool(F.benchmark))
 
 
 if __name__ == "__main__":

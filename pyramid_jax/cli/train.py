@@ -111,7 +111,7 @@ def main() -> int:
 
 def run():
   """Entry point."""
-  app.run(main, config_flag.check)
+  app.run(main, config_flag.check, continues=lambda: True)
 
 
 if __name__ == "__main__":
