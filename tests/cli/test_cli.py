@@ -69,6 +69,27 @@ def test_a_dataset_that_cannot_be_is_told(tmp_path, arguments, message):
   assert not list(tmp_path.iterdir())
 
 
+def test_text_encoders_that_are_there_are_of_the_kind_that_is_asked_for(
+  tmp_path, workdirs
+):
+  shapes = ("clips=2", "heldout=1", "size=32", "frames=9", f"out={tmp_path}/a")
+  text = shutil.copytree(workdirs.text, tmp_path / "text")
+  (tmp_path / "empty").mkdir()
+  refused(
+    r"--text=.*text is there and has no text encoders of --text_kind=flux \(.*"
+    r"text_encoder_2/config\.json, .*Name another folder",
+    "shapes", *shapes, f"text={text}", "text_kind=flux",
+  )  # fmt: skip
+  refused(
+    r"--text=.*empty is there and has no text encoders of --text_kind=sd3",
+    "shapes", *shapes, f"text={tmp_path}/empty",
+  )  # fmt: skip
+  assert not (tmp_path / "a").exists()
+  result = commands.run("shapes", *shapes, f"text={text}")
+  assert result.code == 0, result.err
+  assert "text (they were there, and are kept as they are)" in result.out
+
+
 @pytest.fixture
 def clips(tmp_path):
   """A folder with one clip, and what pyramid-encode needs beside."""
