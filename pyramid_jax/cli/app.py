@@ -43,6 +43,7 @@ def run(
   check: Callable[[list[str]], None] = lambda argv: None,
   *,
   arguments: bool = False,
+  continues: Callable[[], bool] = lambda: False,
 ):
   """Runs a command; what a user can mend is one line, mostly exit code 2.
 
@@ -52,6 +53,8 @@ def run(
     main: does the work; the flags are parsed. It may return an exit code.
     check: refuses arguments that are better not parsed.
     arguments: whether `main` takes a list of what is no flag.
+    continues: whether the command, with the flags given, goes on with what it
+      has done before.
   """
   if HELP & set(sys.argv[1:]):
     print(_help(main.__module__))
@@ -82,7 +85,7 @@ def run(
     except KeyboardInterrupt:
       fail("interrupted", 128 + signal.SIGINT)
     except Exception as error:
-      if reason := _machine(error):
+      if reason := _machine(error, continues):
         fail(reason)
       if _several():
         traceback.print_exc()
@@ -106,7 +109,7 @@ def _quiet():
   sys.unraisablehook = show
 
 
-def _machine(error: BaseException) -> str:
+def _machine(error: BaseException, continues: Callable[[], bool]) -> str:
   """What a person can mend about an error that is not ours, or nothing."""
   # here, so that mistakes in flags are told before JAX is imported
   from pyramid_jax.checkpoint import is_full_disk
@@ -115,7 +118,7 @@ def _machine(error: BaseException) -> str:
     file = getattr(error, "filename", None)
     return (
       f"the disk is full{f' ({file})' if file else ''}. Free some space and "
-      "run the same command again; it continues."
+      f"run the same command again{'; it continues' if continues() else ''}."
     )
   if isinstance(error, OSError) and error.errno in MACHINE:
     return f"{error.filename}: {error.strerror}."

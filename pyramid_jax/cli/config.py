@@ -37,13 +37,21 @@ def check(argv: list[str]):
   """Refuses, before anything is parsed, what would be told less clearly then.
 
   Raises:
-    ConfigError: a file that cannot be loaded, or an override of no setting.
+    ConfigError: a file that cannot be loaded, or an override of no setting, or
+      before the file.
   """
+  named = False
   for argument, following in zip(argv, [*argv[1:], ""], strict=True):
     if match := re.match(r"--?config\.([^=]+)", argument):
       check_path(match[1])
+      if not named:
+        raise ConfigError(
+          f"{argument} comes before --config, which it changes; put "
+          "--config=FILE first."
+        )
     if match := re.match(r"--?config(=(.*))?$", argument):
       load(match[2] if match[1] else following)
+      named = True
 
 
 def read(path: str) -> Config:

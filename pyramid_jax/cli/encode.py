@@ -41,13 +41,15 @@ def main():
   app.require("config", "videos", *([] if F.inspect else ["vae"]), "out")
   config = config_flag.get()
   # here, so that mistakes in flags are told before JAX is imported
-  from pyramid_jax.data import inspection, sources
+  from pyramid_jax.data import folders, inspection, sources
 
+  folders.require_apart(F.videos, F.out)
   source = F.videos, config.encode, F.split, F.data_dir
   if F.inspect:
     clips = sources.open_clips(*source)
     print(inspection.inspect_clips(clips, F.out, F.shown, F.threads))
     return
+  folders.require_room(F.out)
   processes.start(preemption=False)
   programs = compilation.use_cache()
   import jax
@@ -66,7 +68,7 @@ def main():
   encoders = load_encoders(config, F.vae, mesh)
   writer = LatentWriter(
     F.out, encoders.metadata, encoders.null, split_ids(clips.ids, F.shard),
-    encode.stored_settings(config.encode),
+    encode.stored_settings(config.encode), F.shard,
   )  # fmt: skip
   complete = writer.complete
   encode.encode_clips(
@@ -88,7 +90,7 @@ def main():
 
 def run():
   """Entry point."""
-  app.run(main, config_flag.check)
+  app.run(main, config_flag.check, continues=lambda: not F.inspect)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def reconstruct(dataset, out: pathlib.Path):
 
 def run():
   """Entry point."""
-  app.run(main)
+  app.run(main, continues=lambda: bool(F.workdir))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@
     --prompts=VBench_full_info.json --out=vbench
 
 Everything else is read from the checkpoint; flags change it. An mp4 is written
-while its frames are generated, and carries its prompt, seed and settings.
+while its frames are generated, and carries its prompt, seed and settings. Run
+again, --benchmark makes the clips that are missing; without it all are made.
 """
 
 import pathlib
@@ -50,18 +51,20 @@ def generate():
     generate_clips,
     model_calls,
   )
-  from pyramid_jax.generate.given import read_all
+  from pyramid_jax.generate.given import names, read_all
 
   pipeline = sampler_flags.load(F.workdir)
   changed = sampler_flags.changes(pipeline.config.generate.fps)
   options = pipeline.options(**changed)
   pipeline.plan(options)  # refuses sizes and lengths before files are read
   per_unit = pipeline.config.flow.frames_per_unit
-  start = repeat(read_all(F.image, F.video, len(prompts), options, per_unit))
-  requests = [
-    Request(*each)
-    for each in zip(repeat(prompts), files, start, repeat(truth), strict=True)
-  ]
+  begun = F.image, F.video, len(prompts)
+  start = repeat(read_all(*begun, options, per_unit))
+  told = zip(
+    repeat(prompts), files, start, repeat(truth), repeat(names(*begun)),
+    strict=True,
+  )  # fmt: skip
+  requests = [Request(*each, source=source) for *each, source in told]
   frames = tqdm(total=len(files) * options.frames, unit="frame", disable=None)
   off = None if F.live_steps else True
   calls = model_calls(pipeline, requests, F.batch, options)
@@ -90,7 +93,7 @@ def main():
 
 def run():
   """Entry point."""
-  app.run(main)
+  app.run(main, continues=lambda: bool(F.benchmark))
 
 
 if __name__ == "__main__":

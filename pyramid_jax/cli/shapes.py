@@ -12,6 +12,7 @@ import pathlib
 from absl import flags
 
 from pyramid_jax.cli import app
+from pyramid_jax.config import ConfigError, UserError
 
 F = flags.FLAGS
 flags.DEFINE_string("out", None, "Folder of the clips.")
@@ -31,9 +32,28 @@ flags.DEFINE_integer(
 )  # fmt: skip
 
 
+def check_text(folder: str, kind: str) -> None:
+  """Refuses a folder that has no text encoders of this kind.
+
+  Raises:
+    ConfigError: says what is wrong with it.
+  """
+  from pyramid_jax.convert import text_folder
+
+  try:
+    text_folder.read_configs(folder, kind)
+  except UserError as error:
+    raise ConfigError(
+      f"--text={folder} is there and has no text encoders of --text_kind="
+      f"{kind} ({error}) Name another folder, or remove this one."
+    ) from error
+
+
 def main():
   """Writes what is not there yet."""
   app.require("out", "text")
+  if kept := pathlib.Path(F.text).exists():
+    check_text(F.text, F.text_kind)
   from pyramid_jax.convert.tiny_text import write_tiny_text_encoders
   from pyramid_jax.data import shapes_store, workers
 
@@ -47,10 +67,11 @@ def main():
     two_objects=F.two_objects,
   )
   folder = shapes_store.write(F.out, settings, F.workers or workers.cores())
-  if not pathlib.Path(F.text).exists():
+  if not kept:
     captions = shapes_store.Stored(folder).captions()
     write_tiny_text_encoders(F.text, captions, seed=F.seed, kind=F.text_kind)
-  print(f"clips: {F.out}\ntext encoders: {F.text}")
+  found = " (they were there, and are kept as they are)" if kept else ""
+  print(f"clips: {F.out}\ntext encoders: {F.text}{found}")
 
 
 def run():

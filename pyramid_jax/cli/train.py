@@ -9,6 +9,7 @@ scripts for TPU pods, SLURM and GKE.
 
 import dataclasses
 import pathlib
+import signal
 
 from absl import flags
 
@@ -19,6 +20,7 @@ from pyramid_jax.config import Config, ConfigError, with_folders
 WRITTEN = ("workdir", "logs")  # what check_local wants a disk for
 
 F = flags.FLAGS
+INTERRUPTED = 128 + signal.SIGINT
 for name in ("config", "compilation_cache", *processes.NAMES):
   flags.declare_key_flag(name)
 flags.DEFINE_string(
@@ -112,7 +114,7 @@ def main() -> int:
     loop.run(config, workdir, mesh, task, app.STARTED, mfu, F.max_starts)
   except loop.TrainingStopped as stopped:
     say(f"{stopped} The same command continues.")
-    return F.stopped_code
+    return INTERRUPTED if stopped.interrupted else F.stopped_code
   say(f"checkpoints: {workdir}/checkpoints\nmetrics: {workdir}/metrics.jsonl")
   say(str(programs))
   return 0
@@ -120,7 +122,7 @@ def main() -> int:
 
 def run():
   """Entry point."""
-  app.run(main, config_flag.check)
+  app.run(main, config_flag.check, continues=lambda: True)
 
 
 if __name__ == "__main__":

@@ -174,18 +174,8 @@ def load_text_encoder(
     TokenizerError: tokenizer files that are missing or broken.
   """
   folder = pathlib.Path(folder)
-  if kind not in PARTS:
-    raise ConfigError(
-      f"text kind {kind!r} is unknown; use one of {', '.join(PARTS)}."
-    )
-  configs, params, tokenizers = {}, {}, {}
-  for part, number in PARTS[kind].items():
-    here = folder / f"text_encoder{number}"
-    values = snapshot.read_json(here / "config.json")
-    config = model_of(part).read_config(values)
-    configs[part] = dataclasses.replace(config, dtype=dtype)
-  clips = [c for part, c in configs.items() if part != "t5"]
-  combined = combine(kind, configs["t5"], clips)
+  combined = read_configs(folder, kind, dtype)
+  params, tokenizers = {}, {}
   for (part, number), config in zip(
     PARTS[kind].items(), (*combined.clips, combined.t5), strict=True
   ):
@@ -204,6 +194,36 @@ def load_text_encoder(
         f"{number} has {config.vocabulary}; they are not of one model."
       )
   return TextEncoder(combined, params, tokenizers, batch=batch, mesh=mesh)
+
+
+def read_configs(
+  folder: str | os.PathLike, kind: str, dtype: str = "float32"
+) -> TextConfigs:
+  """The sizes of a folder's encoders; no weight is read.
+
+  Raises:
+    ConfigError: an unknown kind, or a config.json of no encoder of this kind.
+    SnapshotError: a config.json is missing or broken.
+  """
+  if kind not in PARTS:
+    raise ConfigError(
+      f"text kind {kind!r} is unknown; use one of {', '.join(PARTS)}."
+    )
+  configs = {}
+  for part, number in PARTS[kind].items():
+    file = pathlib.Path(folder) / f"text_encoder{number}" / "config.json"
+    values = snapshot.read_json(file)
+    try:
+      config = model_of(part).read_config(values)
+    except ConfigError as error:
+      others = ", ".join(repr(other) for other in PARTS if other != kind)
+      raise ConfigError(
+        f"{file}, read for config.text.kind={kind!r}: {error} If {folder} is "
+        f"of another kind ({others}), set that."
+      ) from error
+    configs[part] = dataclasses.replace(config, dtype=dtype)
+  clips = [c for part, c in configs.items() if part != "t5"]
+  return combine(kind, configs["t5"], clips)
 
 
 def write_text_encoder(

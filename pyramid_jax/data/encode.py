@@ -22,7 +22,8 @@ from tqdm import tqdm
 from pyramid_jax.config import EncodeConfig, FlowConfig
 from pyramid_jax.data.damage import BadVideo
 from pyramid_jax.data.latent_record import Prompt
-from pyramid_jax.data.latent_writer import LatentWriter, ShardWriter
+from pyramid_jax.data.latent_shard import ShardWriter
+from pyramid_jax.data.latent_writer import LatentWriter
 from pyramid_jax.data.sources import Clips
 from pyramid_jax.data.summary import Summary, summarise
 from pyramid_jax.data.video import Clip

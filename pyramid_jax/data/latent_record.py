@@ -91,7 +91,9 @@ def encode(examples: Sequence[Example]) -> bytes:
     record[key] = array.tobytes()
     record[f"{key}_dtype"] = array.dtype.name
     record[f"{key}_shape"] = np.array(array.shape, np.int32)
-  return features().serialize_example(features().encode_example(record))
+  made = features().serialize_example(features().encode_example(record))
+  # the map of its fields else has another order in every process
+  return _example(made).SerializeToString(deterministic=True)
 
 
 def decode(record: bytes, caption: int = 0) -> Example:
@@ -125,6 +127,10 @@ def from_bytes(raw: bytes, dtype: str, shape: Sequence[int]) -> np.ndarray:
 
 def fields(record: bytes) -> Any:
   """What a record of any TFDS dataset holds, by name."""
+  return _example(record).features.feature
+
+
+def _example(record: bytes) -> Any:
   from tensorflow_datasets.proto import tf_example_pb2
 
-  return tf_example_pb2.Example.FromString(record).features.feature
+  return tf_example_pb2.Example.FromString(record)

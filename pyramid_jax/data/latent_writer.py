@@ -15,14 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from array_record.python import array_record_module
 
-from pyramid_jax.config import ConfigError, UserError
-from pyramid_jax.data import latent_record, latents
-from pyramid_jax.data.latent_record import ARRAYS, SIZES, Example, Prompt
+from pyramid_jax.config import ConfigError
+from pyramid_jax.data import folders, latent_record, latents
+from pyramid_jax.data.latent_shard import ShardWriter, digest
 from pyramid_jax.data.latents import Lengths, Metadata, NullPrompt
-
-KEYS = ("id", "caption", "pooled", *ARRAYS, *SIZES)
 
 
 class LatentWriter:
@@ -40,11 +37,12 @@ class LatentWriter:
     writer.finish()
 
   `settings` are what else decides what is stored; a store that does not say
-  its own is gone on with.
+  its own is gone on with. `per_shard` is what `split_ids` was given; like the
+  number of ids it is kept to say how another run differs.
 
   Raises:
     ConfigError: the folder holds a store of other encoders, ids, settings or
-      version.
+      version, or files that belong to no store.
   """
 
   def __init__(
@@ -54,6 +52,7 @@ class LatentWriter:
     null: NullPrompt,
     shards: Sequence[Sequence[str]],
     settings: Mapping[str, Any] | None = None,
+    per_shard: int | None = None,
   ):
     self.path = pathlib.Path(path)
     self.metadata = metadata
@@ -67,41 +66,68 @@ class LatentWriter:
     self._start = {
       "version": latents.VERSION,
       **metadata.identity(),
-      "null": _digest(null.text, null.pooled),
+      "null": digest(null.text, null.pooled),
       "ids": hashlib.sha256(json.dumps(self.shards).encode()).hexdigest(),
     }
+    inputs = {"clips": len(seen)}
+    if per_shard is not None:
+      inputs["per_shard"] = per_shard
     # apart, since runs know a store by a fingerprint that has `_start` in it
-    self._settings = json.loads(json.dumps(dict(settings or {})))
+    settings = json.loads(json.dumps(dict(settings or {})))
+    self._apart = {"inputs": inputs, "encode": settings}
     self._begin()
 
   def _begin(self):
     """Starts the folder, or checks that this run continues it."""
+    folders.require_room(self.path)
     self.path.mkdir(parents=True, exist_ok=True)
     for name in ("metadata.json", "writing.json"):
       if (self.path / name).exists():
         old = json.loads((self.path / name).read_text())
-        changed = [
-          f"{k} {old.get(k)!r} -> {v!r}"
-          for k, v in self._start.items()
-          if old.get(k) != v
-          # what is finished stays as it is
-          and not (k == "version" and name == "metadata.json")
-        ]
-        known = old.get("encode", {})
-        changed += [
-          f"config.encode.{k} {known[k]!r} -> {v!r}"
-          for k, v in self._settings.items()
-          if k in known and known[k] != v
-        ]
-        if changed:
-          raise ConfigError(
-            f"{self.path} holds a store made with other inputs or settings: "
-            f"{'; '.join(changed)}. Choose another folder, or delete this one."
-          )
+        self._require_same(old, finished=name == "metadata.json")
         return
     _write(self.path / "null_prompt.npz", _npz(**self._null_arrays()))
-    start = {**self._start, "encode": self._settings}
+    start = {**self._start, **self._apart}
     _write(self.path / "writing.json", json.dumps(start, indent=2))
+
+  def _require_same(self, old: Mapping[str, Any], *, finished: bool):
+    """Refuses to go on with a store that was begun with something else."""
+    changed = []
+    for key, value in self._start.items():
+      if old.get(key) == value or (key == "version" and finished):
+        continue  # what is finished stays as it is
+      changed.append(
+        self._other_inputs(old.get("inputs", {}))
+        if key == "ids"
+        else f"{key} {old.get(key)!r} -> {value!r}"
+      )
+    known = old.get("encode", {})
+    changed += [
+      f"config.encode.{k} {known[k]!r} -> {v!r}"
+      for k, v in self._apart["encode"].items()
+      if k in known and known[k] != v
+    ]
+    if changed:
+      raise ConfigError(
+        f"{self.path} holds a store made with other inputs or settings: "
+        f"{'; '.join(changed)} (its -> now). Give what it was begun with, "
+        "choose another folder, or delete this one."
+      )
+
+  def _other_inputs(self, its: Mapping[str, int]) -> str:
+    """How the inputs of a store differ in number or in their shards."""
+    now = self._apart["inputs"]
+    told = {"clips": "other inputs", "per_shard": "another --shard"}
+    changed = [
+      f"{what} ({its[key]} -> {now[key]})"
+      for key, what in told.items()
+      if key in its and key in now and its[key] != now[key]
+    ]
+    if changed:
+      return " and ".join(changed)
+    if its and its == now:
+      return f"other inputs, as many ({now['clips']})"
+    return "other inputs, or another --shard"
 
   def _null_arrays(self) -> dict[str, np.ndarray]:
     """The null prompt as its file has it, of the captions' dtype."""
@@ -139,7 +165,7 @@ class LatentWriter:
     return self.path / f"shard-{index:05d}.json"
 
   @contextlib.contextmanager
-  def shard(self, index: int) -> Iterator["ShardWriter"]:
+  def shard(self, index: int) -> Iterator[ShardWriter]:
     """A writer of one shard, which counts as finished on a clean exit.
 
     Raises:
@@ -212,7 +238,7 @@ class LatentWriter:
     values = {
       **self._start,
       **dataclasses.asdict(self.metadata),
-      "encode": self._settings,
+      **self._apart,
       "clips": len(sizes),
       "skipped": len(skipped),
       "shard_lengths": shards,
@@ -228,134 +254,10 @@ class LatentWriter:
         path.unlink(missing_ok=True)
 
 
-class ShardWriter:
-  """One shard while it is written; made by `LatentWriter.shard`.
-
-  Attributes:
-    noted: what else is to be known of the shard when the store is finished;
-      plain values.
-  """
-
-  def __init__(self, path: pathlib.Path, metadata: Metadata, ids):
-    self._path = path
-    self._metadata = metadata
-    self._left = set(ids)
-    self.noted: dict[str, Any] = {}
-    self._notes = {"sizes": [], "text": [], "digests": [], "skipped": []}
-    self._notes["bytes"] = 0
-    self._writer = array_record_module.ArrayRecordWriter(
-      str(path),
-      "group_size:1,uncompressed",  # latents do not compress
-    )
-
-  def _take(self, id: str):
-    if id not in self._left:
-      raise ValueError(
-        f"The id {id!r} does not belong to this shard or was given twice."
-      )
-    self._left.remove(id)
-
-  def add(
-    self, example: Mapping[str, Any], others: Sequence[Prompt] = ()
-  ) -> None:
-    """Stores id, caption, latent [T, h, w, C], text [n, E], pooled [P],
-    frames, height and width (of the video, in frames and pixels).
-
-    `others` are further captions of the clip.
-
-    Raises:
-      ValueError: an array of another shape than the metadata says, or a
-        non-finite value; the id is named.
-    """
-    examples = [_checked(example, self._metadata)]
-    for prompt in others:
-      other = {**examples[0], **prompt._asdict()}
-      examples.append(_checked(other, self._metadata))
-    example = examples[0]
-    self._take(example["id"])
-    record = latent_record.encode(examples)
-    with self._to_disk():
-      self._writer.write(record)
-    self._notes["sizes"].append([int(n) for n in example["latent"].shape[:3]])
-    self._notes["text"].append([len(x["text"]) for x in examples])
-    content = [example[k] for k in sorted(example)]
-    for other in examples[1:]:
-      content += [other[k] for k in Prompt._fields]
-    self._notes["digests"].append(_digest(*content))
-    self._notes["bytes"] += len(record)
-
-  def skip(self, id: str, reason: str, **more: Any) -> None:
-    """Notes an input that is left out, for skipped.jsonl."""
-    self._take(id)
-    self._notes["skipped"].append({"id": id, "reason": reason, **more})
-
-  def abandon(self) -> None:
-    """Closes and removes the unfinished file."""
-    if self._writer.is_open():
-      with contextlib.suppress(RuntimeError):  # the disk is still full
-        self._writer.close()
-    self._path.unlink(missing_ok=True)
-
-  def close(self) -> dict[str, Any]:
-    """Brings the records to the disk and returns the shard's index."""
-    if self._left:
-      raise ValueError(
-        f"{len(self._left)} ids of the shard were neither added nor skipped, "
-        f"among them {min(self._left)!r}."
-      )
-    with self._to_disk():
-      self._writer.close()
-      with open(self._path, "rb") as file:
-        os.fsync(file.fileno())
-      reader = array_record_module.ArrayRecordReader(str(self._path))
-      stored = reader.num_records()
-      reader.close()
-      if stored != len(self._notes["sizes"]):
-        raise RuntimeError(f"{stored} of {len(self._notes['sizes'])} records")
-    return {**self._notes, **self.noted}
-
-  @contextlib.contextmanager
-  def _to_disk(self) -> Iterator[None]:
-    """Names what array_record could not write."""
-    try:
-      yield
-    except RuntimeError as error:
-      raise UserError(
-        f"{self._path} could not be written ({error}). Make room, then run the "
-        "same command again; it redoes this shard only."
-      ) from error
-
-
 def split_ids(ids: Sequence[str], per_shard: int) -> list[list[str]]:
   """Ids of each shard, in order, about `per_shard` to one."""
   shards = max(1, -(-len(ids) // per_shard))
   return [list(part) for part in np.array_split(np.array(ids, object), shards)]
-
-
-def _checked(example: Mapping[str, Any], metadata: Metadata) -> Example:
-  """The example with the store's dtypes, or an error that names its id."""
-  example = {k: example[k] for k in KEYS}
-  example |= {k: int(example[k]) for k in SIZES}
-  wanted = {
-    "latent": ((None, None, None, metadata.latent_channels), "latent_dtype"),
-    "text": ((None, metadata.text_dim), "text_dtype"),
-    "pooled": ((metadata.pooled_dim,), None),
-  }
-  for key, (shape, field) in wanted.items():
-    dtype = getattr(metadata, field) if field else "float32"
-    array = np.ascontiguousarray(example[key], np.dtype(dtype))
-    if array.ndim != len(shape) or any(
-      n == 0 or m not in (None, n)
-      for n, m in zip(array.shape, shape, strict=True)
-    ):
-      raise ValueError(
-        f"{key} of {example['id']!r} has shape {array.shape}; the store holds "
-        f"{shape}."
-      )
-    if not np.isfinite(array.astype(np.float32)).all():
-      raise ValueError(f"{key} of {example['id']!r} has non-finite values.")
-    example[key] = array
-  return example
 
 
 def _lengths(
@@ -369,18 +271,6 @@ def _lengths(
   if text.shape[1] == 1:
     text = text[:, 0]
   return Lengths(frames, height, width, text)
-
-
-def _digest(*values: Any) -> str:
-  """A hash of arrays and plain values."""
-  digest = hashlib.blake2b(digest_size=16)
-  for value in values:
-    if isinstance(value, np.ndarray):
-      digest.update(f"{value.dtype.name}{value.shape}".encode())
-      digest.update(np.ascontiguousarray(value).view(np.uint8))
-    else:
-      digest.update(f"{value!r}".encode())
-  return digest.hexdigest()
 
 
 def _npz(**arrays: np.ndarray) -> bytes:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pyramid_jax.config import ConfigError
-from pyramid_jax.data import latent_record
+from pyramid_jax.data import folders, latent_record
 from pyramid_jax.data.latent_record import Example, from_bytes
 
 VERSION = 2
@@ -146,9 +146,11 @@ def open_store(path: str | os.PathLike) -> LatentStore:
   """Opens a finished store.
 
   Raises:
-    ConfigError: there is none, it is unfinished, or of another version.
+    ConfigError: there is none, it is unfinished, or of another version, or the
+      folder holds clips.
   """
   path = pathlib.Path(path)
+  folders.require_latents(path)
   if not (path / "metadata.json").exists():
     if (path / "writing.json").exists():
       raise ConfigError(
@@ -159,7 +161,7 @@ def open_store(path: str | os.PathLike) -> LatentStore:
       f"{path} holds no stored latents (no metadata.json); write them with "
       "pyramid-encode --out."
     )
-  values = json.loads((path / "metadata.json").read_text())
+  values = _values(path / "metadata.json")
   if values["version"] not in READABLE:
     raise ConfigError(
       f"The store {path} has format version {values['version']}; this program "
@@ -191,6 +193,21 @@ def open_store(path: str | os.PathLike) -> LatentStore:
   )
   return LatentStore(
     path, metadata, null, lengths, values["fingerprint"], records
+  )
+
+
+def _values(file: pathlib.Path) -> dict[str, Any]:
+  """What a store's metadata.json says."""
+  try:
+    values = json.loads(file.read_text())
+    if {"version", "vae_fingerprint"} <= values.keys():
+      return values
+    reason = "it says no version and no VAE"
+  except (ValueError, AttributeError) as error:
+    reason = str(error)
+  raise ConfigError(
+    f"{file} is not that of stored latents, or damaged ({reason}). Name a "
+    "folder that pyramid-encode wrote, or encode again."
   )
 
 

@@ -5,6 +5,7 @@ stopped, on any number of processes. Each process loads the rows that its
 devices hold; rows that several processes need, each of them loads.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -160,7 +161,11 @@ class _Ahead:
 
 
 def _start_worker(index: int, count: int) -> None:
-  """A loader process must not outlive a killed run, nor wait for itself."""
+  """A loader process must not outlive a killed run, nor wait for itself.
+
+  Ctrl-C goes to it as well; it is the run that ends then, after a last step.
+  """
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   del index, count
   latent_record.fields(b"")
   workers.end_with_parent()

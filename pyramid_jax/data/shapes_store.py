@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from pyramid_jax.config import ConfigError, differences, from_dict
-from pyramid_jax.data import shapes, shapes_record, workers
+from pyramid_jax.data import folders, shapes, shapes_record, workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,13 @@ class ShapesConfig:
   width: int = 64
   two_objects: float = 0.0  # share of clips with two objects
   renderer: int = shapes.RENDERER
+
+
+class _Info(tfds.core.DatasetInfo):
+  """Asks no bucket for what it knows, and makes no folder for the answer."""
+
+  def initialize_from_bucket(self) -> None:
+    """Nothing: the dataset is of this program alone."""
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
@@ -57,7 +64,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     text, number = tfds.features.Text(), tfds.features.Scalar(np.int32)
-    return tfds.core.DatasetInfo(
+    return _Info(
       builder=self,
       description=__doc__,
       features=tfds.features.FeaturesDict(
@@ -143,6 +150,7 @@ def settings_of(folder: str | pathlib.Path) -> ShapesConfig:
   Raises:
     ConfigError: it is not such a folder.
   """
+  folders.require_clips(folder)
   path = pathlib.Path(folder) / "metadata.json"
   try:
     return from_dict(ShapesConfig, json.loads(path.read_text()), "shapes")

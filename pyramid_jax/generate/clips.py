@@ -29,6 +29,7 @@ class Request:
     given: uint8 [T0, H, W, 3] frames to go on from.
     truth: a true clip to show beside it in a contact sheet.
     number: of the sample; its place among the requests by default.
+    source: what `given` was read from, for the clip's metadata.
   """
 
   prompt: str
@@ -36,6 +37,7 @@ class Request:
   given: np.ndarray | None = None
   truth: np.ndarray | None = None
   number: int | None = None
+  source: str = ""
 
 
 def generate_clips(
@@ -132,6 +134,8 @@ def _batch(
     writers = []
     for request in part:
       made = pipeline.metadata(request.prompt, options, seed, request.number)
+      if request.source:
+        made["given"] = request.source
       file = export.clip_writer(
         request.path, options.fps, made, lossless=lossless
       )

@@ -9,7 +9,7 @@ import numpy as np
 from pyramid_jax.config import ConfigError, GenerateConfig
 from pyramid_jax.data import video
 from pyramid_jax.data.damage import BadVideo
-from pyramid_jax.data.files import IMAGE_ENDINGS
+from pyramid_jax.data.files import IMAGE_ENDINGS, VIDEO_ENDINGS
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +56,15 @@ def read_all(
   is left to generate.
 
   Raises:
-    ConfigError: both kinds, another number of files than one or one a prompt,
-      clips too short to go on from a video, or as `read_given`.
+    ConfigError: both kinds, a file of the other kind, another number of files
+      than one or one a prompt, clips too short to go on from a video, or as
+      `read_given`.
   """
   files = [*images, *videos]
   if images and videos:
     raise ConfigError("give --image or --video, not both.")
+  _check_kind(images, "image", VIDEO_ENDINGS, "video")
+  _check_kind(videos, "video", IMAGE_ENDINGS, "image")
   if not files:
     return [None] * prompts
   if len(files) not in (1, prompts):
@@ -83,3 +86,23 @@ def read_all(
     for file in files
   ]
   return read if len(read) == prompts else read * prompts
+
+
+def names(
+  images: Sequence[str], videos: Sequence[str], prompts: int
+) -> list[str]:
+  """For each prompt the name of the file that it goes on from, or ""."""
+  files = [pathlib.Path(file).name for file in (*images, *videos)] or [""]
+  return files if len(files) == prompts else files * prompts
+
+
+def _check_kind(
+  files: Sequence[str], flag: str, others: Sequence[str], other: str
+) -> None:
+  """Refuses files whose endings are those of the other flag."""
+  for file in files:
+    if pathlib.Path(file).suffix.lower() in others:
+      raise ConfigError(
+        f"--{flag}={file} is named as {other}s are; give it as "
+        f"--{other}={file}."
+      )

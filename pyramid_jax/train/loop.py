@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from clu import parameter_overview
-from jax.experimental import multihost_utils
 
 from pyramid_jax import sharding
 from pyramid_jax.checkpoint import (
@@ -28,13 +26,10 @@ from pyramid_jax.train.metrics import Reporter, say
 from pyramid_jax.train.program import Program
 from pyramid_jax.train.spikes import Spikes
 from pyramid_jax.train.state import TrainState
+from pyramid_jax.train.stopping import StopSignal, TrainingStopped
 from pyramid_jax.train.trace import Trace
 
 log = logging.getLogger(__name__)
-
-
-class TrainingStopped(Exception):
-  """The run was asked to stop and has saved its state."""
 
 
 class PeerLostError(UserError):
@@ -100,7 +95,7 @@ def run(
 
   SIGTERM, to one process or to all, saves and ends the run at the same step of
   all; the same call continues it with the same losses, also on another mesh
-  and with another number of processes.
+  and with another number of processes. In a single process so does SIGINT.
 
   Args:
     started: `time.monotonic()` at which the time to the first step begins.
@@ -111,7 +106,7 @@ def run(
     NonFiniteError: names the step and the rows; nothing bad was saved.
     ConfigError: the processes see other data.
     CheckpointError: the workdir is of another run, or the disk is full.
-    TrainingStopped: after a SIGTERM.
+    TrainingStopped: after such a signal.
     PeerLostError: another process died.
     OutOfMemoryError: a step needs more than the devices have.
     NoProgressError: more than `max_starts` calls brought no checkpoint.
@@ -124,7 +119,7 @@ def run(
     resume.require_same_everywhere(checkpoints, task.meta.get("plan"))
     if (checkpoints.latest or 0) < end:
       starts.count(workdir, checkpoints.latest, max_starts)
-    stop = _StopSignal(checkpoints.latest or 0)
+    stop = StopSignal(checkpoints.latest or 0)
     ending.callback(stop.restore)
     state = _first_state(config, mesh, task, checkpoints)
     start = int(state.step)
@@ -148,7 +143,9 @@ def run(
         checkpoints.save(n + 1, _items(state), config, **task.meta)
       if stopping and not last:
         checkpoints.wait()
-        raise TrainingStopped(f"stopped and saved at step {n + 1}.")
+        raise TrainingStopped(
+          f"stopped and saved at step {n + 1}.", stop.interrupted
+        )
     metrics, meta = task.finish(state) if task.finish else ({}, {})
     if metrics:
       report.write(end, metrics)
@@ -346,42 +343,3 @@ def _refuse_nonfinite(state: TrainState, limit: int, task: Task):
     "those rows, lower optimizer.learning_rate, or raise train.max_nonfinite "
     "to skip them."
   )
-
-
-class _StopSignal:
-  """Remembers a SIGTERM; all processes of a run then stop at the same step.
-
-  With several processes JAX's own handler, which tells the others, stays. They
-  agree to stop at the step after the last one that any of them has reached, so
-  each says first that it is at `start`; a signal before that is for step 1,
-  which a run that goes on never reaches, and is remembered here.
-  """
-
-  def __init__(self, start: int):
-    self.caught, self.old = False, None
-    if jax.process_count() > 1:
-      reached = multihost_utils.reached_preemption_sync_point
-      reached(start)
-      multihost_utils.sync_global_devices("the step to start from")
-      early = start > 0 and reached(1)
-      reached(start)
-      told = multihost_utils.process_allgather(np.int32(early))
-      self.caught = bool(told.any())
-      return
-    try:
-      self.old = signal.signal(signal.SIGTERM, self._catch)
-    except ValueError:  # not the main thread, as in a notebook's worker
-      return
-
-  def _catch(self, *_):
-    self.caught = True
-
-  def requested(self, step: int) -> bool:
-    if jax.process_count() > 1:
-      asked = multihost_utils.reached_preemption_sync_point(step)
-      return asked or self.caught
-    return self.caught
-
-  def restore(self):
-    if self.old is not None:
-      signal.signal(signal.SIGTERM, self.old)

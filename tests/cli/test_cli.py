@@ -69,6 +69,27 @@ def test_a_dataset_that_cannot_be_is_told(tmp_path, arguments, message):
   assert not list(tmp_path.iterdir())
 
 
+def test_text_encoders_that_are_there_are_of_the_kind_that_is_asked_for(
+  tmp_path, workdirs
+):
+  shapes = ("clips=2", "heldout=1", "size=32", "frames=9", f"out={tmp_path}/a")
+  text = shutil.copytree(workdirs.text, tmp_path / "text")
+  (tmp_path / "empty").mkdir()
+  refused(
+    r"--text=.*text is there and has no text encoders of --text_kind=flux \(.*"
+    r"text_encoder_2/config\.json, .*Name another folder",
+    "shapes", *shapes, f"text={text}", "text_kind=flux",
+  )  # fmt: skip
+  refused(
+    r"--text=.*empty is there and has no text encoders of --text_kind=sd3",
+    "shapes", *shapes, f"text={tmp_path}/empty",
+  )  # fmt: skip
+  assert not (tmp_path / "a").exists()
+  result = commands.run("shapes", *shapes, f"text={text}")
+  assert result.code == 0, result.err
+  assert "text (they were there, and are kept as they are)" in result.out
+
+
 @pytest.fixture
 def clips(tmp_path):
   """A folder with one clip, and what pyramid-encode needs beside."""
@@ -181,13 +202,33 @@ def test_a_store_of_other_clips_is_not_touched(tmp_path, clips, workdirs):
   shutil.copytree(workdirs.latents, tmp_path / "store")
   before = {p: p.read_bytes() for p in (tmp_path / "store").iterdir()}
   refused(
-    r"store holds a store made with other inputs or settings: ids .* another ",
+    r"store holds a store made with other inputs or settings: other inputs "
+    r"\(\d+ -> 1\)",
     *encode(
       tmp_path, clips, SMALL, workdirs.vae,
       f"config.text.path={workdirs.text}",
     ),
   )  # fmt: skip
   assert {p: p.read_bytes() for p in (tmp_path / "store").iterdir()} == before
+
+
+def test_latents_are_not_written_among_other_files(tmp_path, clips, workdirs):
+  """Which would be unusable from then on."""
+  before = {p: p.read_bytes() for p in clips.iterdir()}
+  text = f"config.text.path={workdirs.text}"
+  for out in (clips, clips / "latents"):
+    refused(
+      r"^--out=.* is (in )?the folder of --videos=.*; name another one",
+      "encode", SMALL, f"videos={clips}", f"vae={workdirs.vae}",
+      f"out={out}", text,
+    )  # fmt: skip
+  refused(
+    r"holds other files \(.*\); choose a new or empty folder",
+    "encode", SMALL, f"videos={clips}", f"vae={workdirs.vae}",
+    f"out={workdirs.vae}", text,
+  )  # fmt: skip
+  assert {p: p.read_bytes() for p in clips.iterdir()} == before
+  assert not (workdirs.vae / "writing.json").exists()
 
 
 def test_clips_that_change_on_the_way_are_told_of(tmp_path, clips, workdirs):

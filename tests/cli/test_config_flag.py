@@ -29,6 +29,10 @@ CONFIG = {
     r"layers\? Settings of config\.model: kind, layers, ",
   ),
   "group": ([TINY, "config.modle.layers=3"], r"did you mean config\.model\?"),
+  "order": (
+    ["config.train.steps=3", TINY],
+    r"^--config\.train\.steps=3 comes before --config, .* --config=FILE first",
+  ),
   "type": ([TINY, "config.model.layers=x"], r"model\.layers=x: invalid"),
   "range": ([TINY, "config.train.log_every=0"], r"log_every is 0; .* least 1"),
   "choice": ([TINY, "config.model.remat=x"], r"remat is 'x'; .* 'none', '"),

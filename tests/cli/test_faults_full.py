@@ -117,15 +117,20 @@ def test_a_run_killed_at_random_steps_has_the_losses_of_a_whole_one(
   assert saved(tmp_path) == saved(whole)
 
 
-def test_a_run_that_is_told_to_stop_saves_and_goes_on(store, whole, tmp_path):
+@pytest.mark.parametrize(
+  "number, ended", [(signal.SIGTERM, 0), (signal.SIGINT, 128 + signal.SIGINT)]
+)
+def test_a_run_that_is_told_to_stop_saves_and_goes_on(
+  store, whole, tmp_path, number, ended
+):
   step = RANDOM.randrange(1, STEPS - 3)
   print(f"told to stop after step {step}")
   code = stop_when(
     lambda: len(losses(tmp_path)) >= step,
     train(store, tmp_path),
-    signal.SIGTERM,
+    number,
   )
-  assert code == 0
+  assert code == ended
   reached = max(losses(tmp_path))
   checkpoints = Checkpoints(tmp_path)
   assert checkpoints.latest == reached >= step

@@ -70,7 +70,7 @@ def test_a_workdir_that_cannot_generate_is_told(tmp_path, workdirs):
 
 def test_a_full_disk_leaves_no_half_of_a_picture(tmp_path, workdirs):
   refused(
-    r"^the disk is full\. Free some space and run the same command again",
+    r"^the disk is full\. Free some space and run the same command again\.$",
     *generate(workdirs.dit, tmp_path / "x.png", PROMPT),
     before=fill_disk,
   )

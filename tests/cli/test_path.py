@@ -99,6 +99,9 @@ def test_an_image_moves_and_a_second_run_compiles_nothing(workdirs, tmp_path):
   assert sorted(p.name for p in (tmp_path / "clips").iterdir()) == [
     "a-red-circle-2.mp4", "a-red-circle.mp4",
   ]  # fmt: skip
+  for file in (tmp_path / "clips").iterdir():
+    with av.open(str(file)) as container:
+      assert json.loads(container.metadata["comment"])["given"] == "red.png"
   assert "VAE, given frames" in first.out
   assert "0 programs compiled" not in first.out
   assert " 0 programs compiled" in f" {second.out.splitlines()[-1]}"

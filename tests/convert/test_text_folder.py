@@ -49,6 +49,17 @@ def files(encoder):
   return {part: t.files for part, t in encoder.tokenizers.items()}
 
 
+@pytest.mark.parametrize("kind, other", [("sd3", "flux"), ("flux", "sd3")])
+def test_a_folder_of_another_kind_is_told_with_its_name(folders, kind, other):
+  folder = folders / other
+  message = (
+    rf"{folder}/text_encoder_2/config.json, read for config.text.kind='{kind}'"
+    rf": .* If {folder} is of another kind \('{other}'\), set that\."
+  )
+  with pytest.raises(ConfigError, match=message):
+    load_text_encoder(folder, kind)
+
+
 def write(folder, encoder, **options):
   write_text_encoder(
     folder, encoder.configs, encoder.params, files(encoder), **options

@@ -61,7 +61,7 @@ def write(
 ):
   null = null or null_prompt()
   writer = LatentWriter(
-    path, metadata, null, split_ids(ids, per_shard), settings
+    path, metadata, null, split_ids(ids, per_shard), settings, per_shard
   )
   for index in writer.missing():
     with writer.shard(index) as shard:
@@ -318,8 +318,72 @@ def test_another_encoder_cannot_continue_a_folder(tmp_path):
   other = dataclasses.replace(METADATA, vae_fingerprint="vae-2")
   with pytest.raises(ConfigError, match="vae_fingerprint 'vae-1' -> 'vae-2'"):
     write(tmp_path / "s", metadata=other)
-  with pytest.raises(ConfigError, match="ids"):
+  with pytest.raises(ConfigError, match=r"other inputs \(10 -> 9\)"):
     write(tmp_path / "s", ids=IDS[1:])
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+  "ids, per_shard, message",
+  [
+    (IDS[:1], 3, r"settings: other inputs \(10 -> 1\) \(its -> now\)\."),
+    (IDS, 5, r"settings: another --shard \(3 -> 5\) \("),
+    (IDS[1:], 5, r"inputs \(10 -> 9\) and another --shard \(3 -> 5\) \("),
+    (["a", *IDS[1:]], 3, r"settings: other inputs, as many \(10\) \("),
+  ],
+)
+def test_other_inputs_or_shards_are_told_in_numbers(
+  tmp_path, ids, per_shard, message, finished
+):
+  path = tmp_path / "s"
+
+  def begin(ids, n):
+    split = split_ids(ids, n)
+    return LatentWriter(path, METADATA, null_prompt(), split, per_shard=n)
+
+  begin(IDS, 3)
+  if finished:
+    write(path)
+  with pytest.raises(ConfigError, match=message) as error:
+    begin(ids, per_shard)
+  assert "'" not in str(error.value)  # no hash
+  begin(IDS, 3)
+
+
+def test_a_folder_begun_before_its_inputs_were_counted_goes_on(tmp_path):
+  path, split = tmp_path / "s", split_ids(IDS, 3)
+  LatentWriter(path, METADATA, null_prompt(), split, per_shard=3)
+  file = path / "writing.json"
+  values = json.loads(file.read_text())
+  assert values.pop("inputs") == {"clips": 10, "per_shard": 3}
+  file.write_text(json.dumps(values))
+  with pytest.raises(ConfigError, match="inputs, or another --shard"):
+    write(path, per_shard=5)
+  assert len(write(path)) == len(IDS)
+
+
+ENCODE = """
+import sys
+from pyramid_jax.data import latent_record
+from tests.data import test_latents
+
+record = latent_record.encode([test_latents.example("clip00")])
+sys.stdout.buffer.write(record)
+"""
+
+
+def test_a_record_has_the_same_bytes_in_every_process():
+  records = {
+    subprocess.run(
+      [sys.executable, "-c", ENCODE],
+      capture_output=True,
+      cwd=ROOT,
+      check=True,
+      env={**os.environ, "PYTHONHASHSEED": str(seed)},
+    ).stdout
+    for seed in (1, 2)
+  }
+  assert len(records) == 1
 
 
 @pytest.mark.parametrize("finished", [False, True])

@@ -81,6 +81,14 @@ def test_clips_that_go_on_from_equally_many_frames_are_made_together(tmp_path):
     assert (made["prompt"], made["sample"]) == (f"prompt {i}", i)
 
 
+def test_a_clip_says_what_it_goes_on_from(tmp_path):
+  given, free = requests(tmp_path, 9, 0)
+  given = dataclasses.replace(given, source="cat.mp4")
+  generate_clips(Counting(), [given, free])
+  made = [export.read_mp4(r.path)[1] for r in (given, free)]
+  assert [m.get("given") for m in made] == ["cat.mp4", None]
+
+
 def test_a_request_that_cannot_be_met_is_refused_before_any_work(tmp_path):
   pipeline = Counting()
   with pytest.raises(ConfigError, match="33 given frames leave nothing"):

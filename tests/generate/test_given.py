@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from pyramid_jax.config import ConfigError, GenerateConfig
-from pyramid_jax.generate.given import read_all
+from pyramid_jax.generate.given import names, read_all
 from tests.data import videos
 
 
@@ -45,3 +45,22 @@ def test_less_than_a_unit_of_video_is_refused(
 ):
   with pytest.raises(ConfigError, match=message):
     read(tmp_path / "a.mp4", length, 2, **changes)
+
+
+@pytest.mark.parametrize(
+  "images, flipped, message",
+  [
+    (["a.png", "clip.MP4"], False, "--image=clip.MP4 .* as --video=clip.MP4"),
+    (["a.webp"], True, "--video=a.webp is named as images .* --image=a.webp"),
+  ],
+)
+def test_a_file_of_the_other_kind_is_refused(images, flipped, message):
+  given = ([], images) if flipped else (images, [])
+  with pytest.raises(ConfigError, match=message):
+    read_all(*given, len(images), GenerateConfig())
+
+
+def test_files_are_named_by_prompt():
+  assert names(["x/a.png", "b.png"], [], 2) == ["a.png", "b.png"]
+  assert names([], ["x/a.mp4"], 3) == ["a.mp4"] * 3
+  assert names([], [], 2) == ["", ""]

@@ -15,7 +15,7 @@ import pytest
 from pyramid_jax import checkpoint, sharding
 from pyramid_jax.checkpoint import CheckpointError
 from pyramid_jax.config import Period
-from pyramid_jax.train import loop, starts
+from pyramid_jax.train import loop, starts, stopping
 from pyramid_jax.train.dit_task import make_task
 from tests.data import random_store
 from tests.train import small_run
@@ -115,18 +115,49 @@ def test_a_run_counts_its_starts_until_its_end(whole, store, tmp_path):
     train(small_run.config(store, STEPS), tmp_path, max_starts=1)
 
 
-def test_sigterm_saves_and_the_same_call_continues(whole, store, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_call_continues(
+  whole, store, tmp_path, number
+):
   config = small_run.config(store, STEPS)
+  before = signal.getsignal(number)
 
-  def terminate(n, rows):
+  def stop(n, rows):
     if n == 4:
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), number)
 
-  with pytest.raises(loop.TrainingStopped, match="saved at step 5"):
-    train(config, tmp_path, terminate)
+  with pytest.raises(loop.TrainingStopped, match="saved at step 5") as stopped:
+    train(config, tmp_path, stop)
+  assert stopped.value.interrupted == (number == signal.SIGINT)
+  assert signal.getsignal(number) is before
   assert checkpoint.Checkpoints(tmp_path).latest == 5
   train(config, tmp_path)
   assert losses(tmp_path) == whole[0]
+
+
+def test_a_second_interruption_is_as_without_us(capfd):
+  before = signal.getsignal(signal.SIGINT)
+  stop = stopping.StopSignal(0)
+  os.kill(os.getpid(), signal.SIGINT)
+  assert stop.requested(1) and stop.interrupted
+  with pytest.raises(KeyboardInterrupt):
+    os.kill(os.getpid(), signal.SIGINT)
+  stop.restore()
+  assert signal.getsignal(signal.SIGINT) is before
+  assert "Ctrl-C again: without saving" in capfd.readouterr().err
+
+
+def test_an_ignored_interruption_stays_ignored():
+  """As of a job in the background of a shell."""
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    stop = stopping.StopSignal(0)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert not stop.requested(1)
+    stop.restore()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_starts_from_the_weights_that_are_named(whole, store, tmp_path):
