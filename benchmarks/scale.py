@@ -27,7 +27,7 @@ import runpy
 from collections.abc import Iterator
 
 from pyramid_jax.cli.compilers import prepare
-from pyramid_jax.config import Config, from_dict
+from pyramid_jax.config import Config, departures, from_dict
 from pyramid_jax.cost import chips, estimate, workload
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -110,8 +110,9 @@ class Cell:
     used = dict(
       topology=self.target.topology,
       mesh=estimate.mesh_of(config, self.target),
-      model=dataclasses.asdict(config.model),
-      flow=dataclasses.asdict(config.flow),
+      # so that a setting that is new makes no entry stale
+      model=departures(config.model),
+      flow=departures(config.flow),
       rows=[data.rows, data.latent_tokens, data.text_tokens, data.segments],
       text=config.text.dtype,
       optimizer=[config.optimizer.method, config.optimizer.muon_iterations],

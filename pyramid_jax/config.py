@@ -8,18 +8,18 @@ of the config that they need, never the whole.
 import dataclasses
 import json
 import typing
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pyramid_jax.strict import (
   ConfigError,
   UserError,
   check_name,
+  departures,
   differences,
   from_dict,
 )
 
-__all__ = ["ConfigError", "UserError", "differences", "from_dict"]
+__all__ = ["ConfigError", "UserError", "departures", "differences", "from_dict"]
 
 T = TypeVar("T")
 Count = Annotated[int, 1]  # at least 1
@@ -333,32 +333,6 @@ class GenerateConfig:
   fps: float = 24.0
   tile: int = 0  # pixels a side of a tile of the VAE; 0: whole frames
   renoise: bool = True  # corrective noise at the stage jump (or not: ablation)
-
-
-def with_folders(
-  latents: LatentDataConfig, paths: Sequence[str]
-) -> LatentDataConfig:
-  """Other folders in place of the sources; they keep the sources' weights.
-
-  One stands for all that are mixed.
-
-  Raises:
-    ConfigError: another number of them than of sources.
-  """
-  before = latents.sources
-  if len(paths) == 1 or not before:
-    before = (Source(),) * len(paths)
-  if len(before) != len(paths):
-    raise ConfigError(
-      f"{len(paths)} datasets are named, config.latents.sources has "
-      f"{len(before)} with their weights; name one or as many, or set the "
-      "sources in a config file."
-    )
-  sources = tuple(
-    dataclasses.replace(source, path=str(path))
-    for source, path in zip(before, paths, strict=True)
-  )
-  return dataclasses.replace(latents, sources=sources)
 
 
 # Sizes and scales of the released models, for whatever model is asked.

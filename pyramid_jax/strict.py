@@ -108,6 +108,11 @@ def differences(old: Any, new: Any, path: str = "config") -> list[str]:
   return lines
 
 
+def departures(config: Any) -> list[str]:
+  """Names every setting that is not its class's default, with its value."""
+  return differences(type(config)(), config, type(config).__name__)
+
+
 def check_choice(name: str, choices: Iterable[str]):
   """Refuses a config file's argument that is none of its choices.
 

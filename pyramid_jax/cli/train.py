@@ -15,7 +15,8 @@ from absl import flags
 
 from pyramid_jax.cli import app, compilation, processes
 from pyramid_jax.cli import config as config_flag
-from pyramid_jax.config import Config, ConfigError, with_folders
+from pyramid_jax.config import Config, ConfigError
+from pyramid_jax.data.folders import with_folders
 
 WRITTEN = ("workdir", "logs")  # what check_local wants a disk for
 
@@ -48,7 +49,7 @@ flags.DEFINE_integer(
 
 
 def with_data(config: Config, paths: list[str]) -> Config:
-  """The config with other datasets; see `config.with_folders`.
+  """The config with other datasets; see `data.folders.with_folders`.
 
   Raises:
     ConfigError: another number of them than the config mixes.

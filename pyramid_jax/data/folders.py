@@ -4,11 +4,13 @@ Stored latents, clips of `shapes_store` and datasets that TFDS prepared all have
 a `dataset_info.json`; the first two a `metadata.json` too, of other keys.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 
-from pyramid_jax.config import ConfigError
+from pyramid_jax.config import ConfigError, LatentDataConfig, Source
 
 LATENTS, CLIPS, TFDS = "stored latents", "clips", "a prepared TFDS dataset"
 # A key of metadata.json that only one of the two has.
@@ -107,3 +109,29 @@ def _refuse_tfds(folder: str | os.PathLike, what: str) -> None:
       "--videos=tfds:NAME or tfds:NAME:VERSION, with --data_dir naming the "
       "folder that NAME lies in."
     )
+
+
+def with_folders(
+  latents: LatentDataConfig, paths: Sequence[str]
+) -> LatentDataConfig:
+  """Other folders in place of the sources; they keep the sources' weights.
+
+  One stands for all that are mixed.
+
+  Raises:
+    ConfigError: another number of them than of sources.
+  """
+  before = latents.sources
+  if len(paths) == 1 or not before:
+    before = (Source(),) * len(paths)
+  if len(before) != len(paths):
+    raise ConfigError(
+      f"{len(paths)} datasets are named, config.latents.sources has "
+      f"{len(before)} with their weights; name one or as many, or set the "
+      "sources in a config file."
+    )
+  sources = tuple(
+    dataclasses.replace(source, path=str(path))
+    for source, path in zip(before, paths, strict=True)
+  )
+  return dataclasses.replace(latents, sources=sources)

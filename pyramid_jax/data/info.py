@@ -12,11 +12,11 @@ from pyramid_jax.config import (
   ConfigError,
   LatentDataConfig,
   Source,
-  with_folders,
 )
 from pyramid_jax.data import latents
 from pyramid_jax.data.curriculum import Curriculum, parts_of
 from pyramid_jax.data.draws import Draws
+from pyramid_jax.data.folders import with_folders
 from pyramid_jax.data.latents import LatentStore
 from pyramid_jax.data.packing import suggest_budgets
 

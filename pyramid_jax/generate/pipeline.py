@@ -324,13 +324,9 @@ class Pipeline:
     return {"prompt": prompt, "sample": sample, **recipe}
 
   def recipe(self, options: GenerateConfig, seed: int) -> dict[str, Any]:
-    """What clips share; `config` is a hash of what differs from the defaults.
-
-    So that a setting that is new changes nothing of what was begun without it.
-    """
+    """What clips share; `config` is a hash of what departs from defaults."""
     groups = (self.config.model, self.config.flow, self.config.text)
-    changed = [settings.differences(type(group)(), group) for group in groups]
-    text = json.dumps(changed)
+    text = json.dumps([settings.departures(group) for group in groups])
     return {
       "seed": seed,
       "config": hashlib.sha256(text.encode()).hexdigest()[:16],
