@@ -74,7 +74,7 @@ def test_a_config_file_that_cannot_be_loaded_is_told_with_its_line(
 
 
 def test_the_file_of_another_stage_that_cannot_be_loaded_is_told(tmp_path):
-  plan = ("plan", TINY, "topology=cpu:1")
+  plan = ("plan", TINY, "topology=v5e:1x1")
   path = f"{CONFIGS}/mmdit_2b_384p.py:9s"
   refused(
     rf"^{re.escape(path)}, line \d+: '9s' is none of 2s, 5s\.$",

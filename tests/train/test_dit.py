@@ -83,7 +83,7 @@ def test_microbatches_that_the_mesh_does_not_divide_are_told(store):
   with pytest.raises(
     ConfigError,
     match=r"latents\.rows 8 is not a multiple of config\.train\.microbatches 4 "
-    r"x data x fsdp 4 = 16; make it one, for example 16, or lower",
+    r"x data x fsdp 4 = 16: make it one, for example 16,",
   ):
     make_task(config, sharding.make_mesh(config.mesh))
 
