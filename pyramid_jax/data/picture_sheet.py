@@ -7,11 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-import PIL.ImageFont
 import PIL.ImageOps
 
+from pyramid_jax.data.lettering import draw_text
+
 COLUMNS, SIDE, GAP = 6, 160, 14  # pictures a line, pixels
-LINE, WIDTH = 14, 27  # pixels of a line of text, its characters
+LETTERS, LINE, WIDTH = 11, 14, 27  # pixels of both, characters of a line
 LINES = {"name": 1, "caption": 3, "note": 3}
 RED, GRAY = (190, 20, 20), (110, 110, 110)
 
@@ -44,13 +45,13 @@ def draw_sheet(pictures: Iterable[Picture]) -> PIL.Image.Image:
   size = COLUMNS * step_x + GAP, max(rows, 1) * step_y + GAP
   sheet = PIL.Image.new("RGB", size, "white")
   draw = PIL.ImageDraw.Draw(sheet)
-  font = PIL.ImageFont.load_default(11)
   for i, picture in enumerate(pictures):
     x = GAP + i % COLUMNS * step_x
     y = GAP + i // COLUMNS * step_y
     if picture.image is None:
       draw.rectangle((x, y, x + SIDE, y + SIDE), (245, 235, 235), RED, 2)
-      draw.text((x + SIDE // 2, y + SIDE // 2), "left out", RED, font, "mm")
+      middle = x + SIDE // 2, y + SIDE // 2
+      draw_text(draw, middle, "left out", RED, LETTERS, "mm")
     else:
       image = PIL.ImageOps.contain(
         PIL.Image.fromarray(picture.image), (SIDE, SIDE)
@@ -66,6 +67,6 @@ def draw_sheet(pictures: Iterable[Picture]) -> PIL.Image.Image:
         getattr(picture, name), WIDTH, max_lines=LINES[name], placeholder=" ..."
       )
       for line in lines:
-        draw.text((x, y), line, color, font)
+        draw_text(draw, (x, y), line, color, LETTERS)
         y += LINE
   return sheet

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from pyramid_jax.config import EncodeConfig
-from pyramid_jax.data import files, video
+from pyramid_jax.data import files, folders, video
 from pyramid_jax.data.files import LeftOut
 from pyramid_jax.data.shapes_store import Stored
 from pyramid_jax.data.tfds_clips import TfdsClips
@@ -114,6 +114,7 @@ def open_clips(
   """
   if str(path).startswith(TFDS):
     return TfdsClips(str(path).removeprefix(TFDS), config, split, data_dir)
+  folders.require_clips(path)
   if (pathlib.Path(path) / "dataset_info.json").exists():
     return ShapeClips(path)
   return FileClips(path, config)

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-import PIL.ImageFont
 
+from pyramid_jax.data.lettering import draw_text
 from pyramid_jax.evals import pixels
 
 SHOWN = 5  # frames of a clip, evenly over its length
 SIDE = 128  # pixels of a shown frame's longer side
 WHITE = 0.25  # error that is shown white, of the range of pixels
-GAP, LINE, LABEL = 4, 20, 108  # pixels: between frames, of text, of row names
+# pixels: between frames, of a line, of row names, of letters
+GAP, LINE, LABEL, LETTERS = 4, 20, 108, 13
 EXPLAINED = f"error: black 0, red, yellow, white {WHITE:.0%} of the range"
 
 
@@ -38,11 +39,12 @@ def comparison(
   top = 2 * LINE
   size = max(LABEL + width, 420), top + len(blocks) * (height + LINE)
   sheet = PIL.Image.new("RGB", size, "white")
-  draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(13)
-  draw.text((GAP, 3), EXPLAINED, "black", font)
+  draw = PIL.ImageDraw.Draw(sheet)
+  draw_text(draw, (GAP, 3), EXPLAINED, "black", LETTERS)
   step = width // len(times)
   for i, t in enumerate(times):
-    draw.text((LABEL + i * step, LINE + 1), f"frame {t}", "black", font)
+    place = LABEL + i * step, LINE + 1
+    draw_text(draw, place, f"frame {t}", "black", LETTERS)
   for n, (block, x, y) in enumerate(
     zip(blocks, originals, reconstructions, strict=True)
   ):
@@ -50,9 +52,11 @@ def comparison(
     sheet.paste(PIL.Image.fromarray(block), (LABEL, y0))
     names = "original", "reconstruction", "error"
     for r, name in enumerate(names):
-      draw.text((GAP, y0 + r * height // 3), name, "black", font)
+      place = GAP, y0 + r * height // 3
+      draw_text(draw, place, name, "black", LETTERS)
     score = f"{pixels.psnr(y, x):.1f} dB"
-    draw.text((GAP, y0 + height // 3 + LINE), score, "black", font)
+    place = GAP, y0 + height // 3 + LINE
+    draw_text(draw, place, score, "black", LETTERS)
   return np.asarray(sheet)
 
 

@@ -15,7 +15,6 @@ import av
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
-import PIL.ImageFont
 from av.video.reformatter import (
   ColorPrimaries,
   ColorRange,
@@ -25,8 +24,10 @@ from av.video.reformatter import (
 
 from pyramid_jax.config import ConfigError
 from pyramid_jax.data import damage, video
+from pyramid_jax.data.lettering import draw_text
 
 SHOWN = 5  # frames of a clip in a contact sheet
+LETTERS = 13  # pixels
 
 
 @contextlib.contextmanager
@@ -239,14 +240,13 @@ def contact_sheet(
   line = side + head
   sheet = PIL.Image.new("RGB", (width, head + len(captions) * line), "white")
   draw = PIL.ImageDraw.Draw(sheet)
-  font = PIL.ImageFont.load_default(13)
   for c, (title, clips) in enumerate(columns):
     x0 = margin + c * (strip + margin)
-    draw.text((x0, 6), title, "black", font)
+    draw_text(draw, (x0, 6), title, "black", LETTERS)
     for r, clip in enumerate(clips):
       y0 = head + r * line
       if c == 0:
-        draw.text((x0, y0 + 5), captions[r], "black", font)
+        draw_text(draw, (x0, y0 + 5), captions[r], "black", LETTERS)
       if clip is None:
         continue
       for i, t in enumerate(evenly(len(clip), shown)):

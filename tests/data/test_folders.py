@@ -80,6 +80,14 @@ def test_what_is_no_clips_is_not_read_as_such(made, name, message, read):
     read(made / name)
 
 
+def test_unfinished_latents_are_no_clips_either(tmp_path):
+  LatentWriter(
+    tmp_path, random_store.METADATA, random_store.NULL, split_ids(["a"], 1)
+  )
+  with pytest.raises(ConfigError, match="holds stored latents; name the clips"):
+    sources.open_clips(str(tmp_path), EncodeConfig())
+
+
 def test_metadata_of_neither_is_one_clear_error(tmp_path):
   random_store.write(tmp_path / "s", 2)
   for content in ("[]", "{}", "{"):

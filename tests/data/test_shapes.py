@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -236,3 +237,10 @@ def test_reading_and_writing_need_no_tensorflow(folder):
     f"Stored({str(folder)!r})[0]; assert 'tensorflow' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_writing_leaves_no_folder_elsewhere(tmp_path, monkeypatch):
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+  (tmp_path / "temporary").mkdir()
+  write(tmp_path / "data", ShapesConfig(1, 1, frames=9, height=32, width=32))
+  assert not list((tmp_path / "temporary").iterdir())
