@@ -25,7 +25,7 @@ VARIANTS = {
   "miniflux_384p": ["2s"],
   "mmdit_2b_384p": ["2s"],
   "shapes": ["miniflux", "vae"],
-  "shapes_cpu": ["vae"],
+  "shapes_cpu": ["vae", "vae_long"],
   "tiny": ["vae"],
 }
 RUNS = {

@@ -10,6 +10,7 @@ from pyramid_jax.evals.shapes_report import rate_of, short, side_by_side
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 TRUE, MADE = "true clips after the VAE", "generated"
+LONG = "true clips after the VAE of vae_long"
 FRAME, NINE = "from the true first frame", "from the first 9 true frames"
 SOME_TRUE = "the first 256 true clips after the VAE"
 SOME_MADE = "the first 128 generated"
@@ -40,6 +41,8 @@ def test_the_table_is_of_the_kept_summaries():
     (NINE, ["given kept"], "from the first 9 frames, {} keep it"),
     (NINE, ["all correct"], "keep it, and {} are right in all, read from"),
     (NINE, ["attributes", "speed"], "tell speeds less well: {}."),
+    (LONG, ["all correct"], "of all 512 clips is read right, {}, of unseen"),
+    (LONG, ["unasked"], "counts as something unasked in {} of them, which"),
     (SOME_MADE, ["all correct"], "128 captions, generated without it, {} are"),
     (SOME_TRUE, ["all correct"], "27.8 dB and {} of the same clips"),
   ],
@@ -49,6 +52,17 @@ def test_rates_in_the_text_are_those_of_the_kept_summaries(name, keys, text):
   for key in keys:
     found = found[key]
   assert text.format(short(rate_of(found))) in PROSE
+
+
+def test_a_vae_with_more_time_loses_no_attribute_and_ours_shape_alone():
+  met = lambda name: {
+    attribute
+    for attribute, rate in summary(name)["attributes"].items()
+    if rate["hits"] >= 0.99 * rate["n"]
+  }
+  assert met(LONG) == set(summary(LONG)["attributes"])
+  assert met(LONG) - met(TRUE) == {"shape"}
+  assert summary(TRUE)["unasked"]["hits"] == 0
 
 
 def test_shares_of_colors_and_shapes_are_those_of_the_kept_summaries():
