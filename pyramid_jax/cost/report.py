@@ -64,8 +64,8 @@ def _slices(plan: Plan) -> str:
     plan.compiled.parts["parameters"], plan.target.slices
   )
   return (
-    f"{each}; the sum of their gradients, {sent:.3g} bytes sent by a device "
-    "over the slow network, is added by formula"
+    f"{each}; the sum of their float32 gradients, {sent:.3g} bytes sent by a "
+    "device over the slow network, is added by formula"
   )
 
 
