@@ -73,13 +73,14 @@ def run(
     if len(argv) > 1 and not arguments:
       fail(f"{argv[1]!r} is not understood; flags start with --.")
     _quiet()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end_in_order)
     try:
       return main(argv[1:]) if arguments else main()
     except UserError as error:
       fail(error, error.exit_code)
     except SystemExit as ended:  # by SIGTERM
       if _several():
+        sys.modules["pyramid_jax.cli.processes"].leave_together()
         _end_now(ended.code)
       raise
     except KeyboardInterrupt:
@@ -140,6 +141,12 @@ def fail(error: BaseException | str, code: int = 2):
   if _several():
     _end_now(code)
   raise SystemExit(code)
+
+
+def _end_in_order(number: int, frame: object):
+  """What SIGTERM does; another one does not disturb what it sets off."""
+  signal.signal(number, signal.SIG_IGN)
+  sys.exit(128 + number)
 
 
 def _several() -> bool:

@@ -13,6 +13,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -45,6 +46,10 @@ NAMES = ("distributed", "coordinator", "processes", "process", "logs")
 HEARTBEAT = 30
 # Seconds that the first one at the end waits for the last.
 LEAVING = 60
+
+# Seconds that a process which a signal ends waits for others that it ends, too;
+# clusters mostly give 30.
+TOLD = 15
 
 # Seconds that a copy of what was printed gets to write the last of it.
 WRITING = 5
@@ -118,6 +123,23 @@ def wait_until(done: Callable[[], bool], seconds: float = 0.5) -> None:
   """
   while not done():
     time.sleep(seconds)
+
+
+def leave_together() -> None:
+  """Returns when all processes end, or after `TOLD` seconds.
+
+  A signal mostly goes to all. JAX ends at once those whose first has gone, in
+  the middle of a file or of compiling, before they heed it.
+  """
+  import jax
+
+  def leave():
+    with contextlib.suppress(RuntimeError):  # some do not end, or are dead
+      jax.distributed.shutdown()
+
+  thread = threading.Thread(target=leave, daemon=True)
+  thread.start()
+  thread.join(TOLD)
 
 
 def _meet(jax) -> None:

@@ -112,6 +112,20 @@ def test_sigterm_ends_all_without_half_a_file(workdirs, clips, one, tmp_path):
   run.launcher.send_signal(signal.SIGTERM)
   code, text = run.end(MINUTE)
   assert code == 128 + signal.SIGTERM, text
-  assert not list(out.glob("*.partial"))
+  assert not list(out.glob("*.partial")), text
+  Run(1, workdirs, clips, out).succeed()
+  assert_same_store(out, one)
+
+
+def test_sigterm_to_one_alone_ends_the_other(workdirs, clips, one, tmp_path):
+  out, process = tmp_path / "store", RANDOM.randrange(2)
+  print(f"process {process} is told to end")
+  run = Run(2, workdirs, clips, out)
+  while len(shards(out)) < 2:
+    assert run.launcher.poll() is None, run.launcher.stdout.read()
+    time.sleep(0.01)
+  os.kill(run.pid(process), signal.SIGTERM)
+  code, text = run.end(MINUTE)
+  assert code != 0, text
   Run(1, workdirs, clips, out).succeed()
   assert_same_store(out, one)

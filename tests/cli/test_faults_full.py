@@ -44,6 +44,14 @@ def succeed(words):
   assert code == 0, f"{out}\n{err}"
 
 
+@pytest.fixture(autouse=True)
+def heeds_interruptions():
+  """Commands do, also where a script started the tests beside itself."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 def stop_when(ready, words, how):
   """Sends a signal as soon as `ready()`; the exit code."""
   with subprocess.Popen(
