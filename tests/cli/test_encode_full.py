@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from pyramid_jax.cli.processes import TOLD
 from pyramid_jax.data import latents
 from tests import tiny
 from tests.cli.launched import Launched, shapes_clips
@@ -125,7 +126,7 @@ def test_sigterm_to_one_alone_ends_the_other(workdirs, clips, one, tmp_path):
     assert run.launcher.poll() is None, run.launcher.stdout.read()
     time.sleep(0.01)
   os.kill(run.pid(process), signal.SIGTERM)
-  code, text = run.end(MINUTE)
+  code, text = run.end(TOLD + MINUTE)
   assert code != 0, text
   Run(1, workdirs, clips, out).succeed()
   assert_same_store(out, one)
