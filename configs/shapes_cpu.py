@@ -16,7 +16,7 @@ Commands:
   pyramid-train --config=configs/shapes_cpu.py --workdir=runs/shapes_cpu/dit
   pyramid-evaluate --workdir=runs/shapes_cpu/dit --n=128 --batch=32 \\
     --out=runs/shapes_cpu/evaluation
-  what the reading of clips is worth after a VAE that is not short of time:
+How well true clips are read after a VAE that is not short of time:
   pyramid-train --config=configs/shapes_cpu.py:vae_long \\
     --workdir=runs/shapes_cpu/vae_long
   pyramid-evaluate --vae=runs/shapes_cpu/vae_long \\
