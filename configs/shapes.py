@@ -27,12 +27,13 @@ Expected: not run; lengths and rates are guesses. What was found on the CPU
   the steps of the VAE take one minute. Not planned: encoding, sampling,
   compiling.
   Measured, CPU time of a core of 2.8 GHz that others use, too: drawing 0.15 to
-  0.25 s a clip (25 to 35 minutes for all) and 4 ms an image; beside it one
-  process writes, 3 ms a clip. A batch of the VAE 0.14 s (images) or 0.04 s
-  (clips), a batch of rows 0.20 s (images) or 0.15 s (both). Unpacking a clip to
-  encode it 6 ms, storing a generated one 0.13 s, reading it 0.45 s.
-  By division, if nothing is lost: drawing 2 minutes and reading 500 clips 14 s
-  on 16 cores; those batches 12, 4, 17 and 13 ms by 12 processes.
+  0.25 s a clip and 4 ms an image; beside it one process writes, 3 ms a clip. A
+  batch of the VAE 0.14 s (images) or 0.04 s (clips), a batch of rows 0.20 s
+  (images) or 0.15 s (both). Unpacking a clip to encode it 6 ms,
+  storing a generated one 0.13 s, reading it 0.45 s.
+  By division, if nothing is lost: drawing all clips 22 to 36 minutes of one
+  core, 2 of 16; reading 500 clips 14 s of 16; those batches 12, 4, 17
+  and 13 ms by 12 processes.
 """
 
 from pyramid_jax.config import settings
